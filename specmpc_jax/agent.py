@@ -1,0 +1,270 @@
+"""A teacher bound to its configuration: the library's front door."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specmpc_jax.config import ModelConfig, PlannerConfig, SpeculationConfig
+from specmpc_jax.controller import ControlArrays, Controller, ControlProgram, make_initial_state
+from specmpc_jax.correctors.corrector import Corrector
+from specmpc_jax.correctors.refine import RefineConfig
+from specmpc_jax.errors import UserError, nearest_names
+from specmpc_jax.planning import mppi
+from specmpc_jax.speculation.executor import ExecutorState, StepInfo, Thresholds
+from specmpc_jax.types import Array, Params, Plan
+from specmpc_jax.world_model import WorldModel
+
+Threshold = float | Sequence[float]
+
+
+class Agent:
+    """A world model with a planner.
+
+    Arrays may be single or batched: leading axes are free. Multi-task agents
+    take `task=`, a name or an index.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        config: ModelConfig,
+        planner: PlannerConfig | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        fingerprint: str = "",
+    ):
+        """Binds parameters to their configuration.
+
+        Args:
+          params: parameter tree of `WorldModel(config)`.
+          config: architecture and tasks.
+          planner: planner settings; the published ones for this action size if None.
+          metadata: where the parameters come from, as free JSON.
+          fingerprint: hash of the parameters (`checkpointing.fingerprint`),
+            which ties correctors to their teacher.
+        """
+        self.params = jax.tree.map(jnp.asarray, params)
+        self.config = config
+        self.planner = planner or PlannerConfig().for_action_dim(config.action_dim)
+        self.metadata = dict(metadata or {})
+        self.fingerprint = fingerprint
+        self._controllers: dict[str | int | None, Controller] = {}
+
+    def with_planner(self, **changes: Any) -> "Agent":
+        """Returns an agent with some `PlannerConfig` fields replaced."""
+        planner = dataclasses.replace(self.planner, **changes)
+        return Agent(self.params, self.config, planner, self.metadata, self.fingerprint)
+
+    def task_index(self, task: str | int | None = None) -> int:
+        """Row of a task in the task embedding; 0 for single-task agents.
+
+        Raises:
+          UserError: if a multi-task agent gets no task, or an unknown one.
+        """
+        if not self.config.multitask:
+            return 0
+        if isinstance(task, (int, np.integer)) and 0 <= task < self.config.num_tasks:
+            return int(task)
+        if task in self.config.tasks:
+            return self.config.tasks.index(task)
+        raise UserError(
+            f"this teacher knows {self.config.num_tasks} tasks, {task!r} is none of them; "
+            f"nearest are {nearest_names(str(task), self.config.tasks)}"
+        )
+
+    def encode(self, observation: Array, task: str | int | None = None) -> Array:
+        """Encodes observations: `[..., D]` -> `[..., L]`."""
+        return self._call("encode", task, observation)
+
+    def next(self, z: Array, action: Array, task: str | int | None = None) -> Array:
+        """Predicts the next latent: `[..., L]`, `[..., A]` -> `[..., L]`."""
+        return self._call("next", task, z, action)
+
+    def reward(self, z: Array, action: Array, task: str | int | None = None) -> Array:
+        """Predicts the reward as a scalar: `[..., L]`, `[..., A]` -> `[...]`."""
+        return self._call("reward", task, z, action)
+
+    def q(self, z: Array, action: Array, task: str | int | None = None) -> Array:
+        """Values of all Q members: `[..., L]`, `[..., A]` -> `[num_q, ...]`."""
+        return self._call("q", task, z, action)
+
+    def policy_mean(self, z: Array, task: str | int | None = None) -> Array:
+        """Mean action of the policy prior: `[..., L]` -> `[..., A]`."""
+        return self._call("policy_mean", task, z)
+
+    def plan(
+        self,
+        z: Array,
+        key: Array,
+        warm_start: Array | None = None,
+        task: str | int | None = None,
+        explore: bool = False,
+    ) -> Plan:
+        """Plans from a latent.
+
+        Args:
+          z: `[L]`, or `[B, L]`.
+          key: consumed; one key, split over a batch.
+          warm_start: `[H, A]` or `[B, H, A]`, the last plan's mean shifted by
+            the steps executed since; None at an episode's start.
+          task: multi-task only.
+          explore: add the planner's std to the action.
+
+        Returns:
+          The `Plan`, with a leading axis B for a batch.
+        """
+        if warm_start is None:
+            shape = (*z.shape[:-1], self.planner.horizon, self.config.action_dim)
+            warm_start = jnp.zeros(shape)
+        index = jnp.asarray(self.task_index(task))
+        return _plan(self.config, self.planner, explore, self.params, z, key, warm_start, index)
+
+    def controller(
+        self,
+        exec_horizon: int = 1,
+        corrector: "Corrector | RefineConfig | str | None" = None,
+        *,
+        tau_accept: Threshold | None = None,
+        tau_replan: Threshold | None = None,
+        accept_quantile: float | None = None,
+        replan_quantile: float | None = None,
+        mismatch: str = "relative",
+        follow: str = "elite",
+        use_planner: bool = True,
+        explore: bool = False,
+        task: str | int | None = None,
+    ) -> Controller:
+        """Makes a controller that executes plans speculatively.
+
+        Args:
+          exec_horizon: steps executed of one plan at most; 1 plans at every step.
+          corrector: a `Corrector`, the path of one, "refine", or None.
+          tau_accept: mismatch up to which a planned action is taken as it is;
+            one number, or one per offset 1, 2, ...; 0 if None.
+          tau_replan: mismatch beyond which the plan is dropped; infinite if None.
+          accept_quantile: `tau_accept` as a quantile of the mismatch that the
+            corrector's data showed at each offset.
+          replan_quantile: `tau_replan` alike; 0.9 replans on the worst tenth.
+          mismatch: "relative" or "l2".
+          follow: "elite" or "mean", see `SpeculationConfig`.
+          use_planner: False lets the policy prior act, without any planning.
+          explore: add the planner's std to planned actions.
+          task: multi-task only.
+
+        Raises:
+          UserError: if the corrector was made for another teacher, or settings
+            contradict each other.
+        """
+        if corrector == "refine":
+            corrector = RefineConfig()
+        elif isinstance(corrector, str):
+            corrector = Corrector.load(corrector)
+        learned = corrector if isinstance(corrector, Corrector) else None
+        history_len = 1
+        if learned is not None:
+            learned.check_teacher(self.fingerprint, self.config)
+            history_len = learned.config.history_len
+        speculation = SpeculationConfig(exec_horizon, mismatch, follow, history_len)
+        thresholds = Thresholds(
+            accept=_threshold("accept", tau_accept, accept_quantile, 0.0, learned, speculation),
+            replan=_threshold("replan", tau_replan, replan_quantile, np.inf, learned, speculation),
+        )
+        program = ControlProgram(
+            model=self.config,
+            planner=self.planner,
+            speculation=speculation,
+            corrector=learned.config if learned is not None else corrector,
+            use_planner=use_planner,
+            explore=explore,
+        )
+        arrays = ControlArrays(
+            params=self.params,
+            corrector=learned.params if learned is not None else None,
+            thresholds=thresholds,
+            task=jnp.asarray(self.task_index(task)),
+        )
+        return Controller(program, arrays)
+
+    def initial_state(self, key: Array, batch_size: int | None = None) -> ExecutorState:
+        """State before an episode's first step; see `Controller.initial_state`."""
+        program = ControlProgram(self.config, self.planner)
+        return make_initial_state(program, key, batch_size)
+
+    def act(
+        self, observation: Array, state: ExecutorState, task: str | int | None = None
+    ) -> tuple[Array, ExecutorState, StepInfo]:
+        """Plans at every step; see `Controller.act`."""
+        return self._every_step(task).act(observation, state)
+
+    def _every_step(self, task: str | int | None = None) -> Controller:
+        if task not in self._controllers:
+            self._controllers[task] = self.controller(task=task)
+        return self._controllers[task]
+
+    def _call(self, function: str, task: str | int | None, *inputs: Array) -> Array:
+        index = jnp.asarray(self.task_index(task))
+        return _model_call(function, self.config, self.params, index, *inputs)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _model_call(
+    function: str, config: ModelConfig, params: Params, task: Array, *inputs: Array
+) -> Array:
+    """Calls one function of the world model and decodes its scalars."""
+    model = WorldModel(config)
+    result = getattr(model, function)(params, *inputs, task)
+    return model.decode(result) if function in ("reward", "q") else result
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _plan(
+    config: ModelConfig,
+    planner: PlannerConfig,
+    explore: bool,
+    params: Params,
+    z: Array,
+    key: Array,
+    warm_start: Array,
+    task: Array,
+) -> Plan:
+    model = WorldModel(config).planning_model(params, task)
+
+    def single(z: Array, key: Array, warm_start: Array) -> Plan:
+        noise = mppi.draw_noise(key, planner, config.action_dim, model.num_q)
+        return mppi.plan(model, planner, z, warm_start, noise, explore=explore)
+
+    if z.ndim == 1:
+        return single(z, key, warm_start)
+    return jax.vmap(single)(z, jax.random.split(key, z.shape[0]), warm_start)
+
+
+def _threshold(
+    name: str,
+    value: Threshold | None,
+    quantile: float | None,
+    default: float,
+    corrector: Corrector | None,
+    speculation: SpeculationConfig,
+) -> Array:
+    """Thresholds `[X]` from a number, a number per offset, or a calibrated quantile."""
+    horizon = speculation.exec_horizon
+    if quantile is not None:
+        if value is not None:
+            raise UserError(f"give tau_{name} or {name}_quantile, not both")
+        if corrector is None:
+            raise UserError(f"{name}_quantile needs a corrector, whose data it refers to")
+        return jnp.asarray(corrector.thresholds_at(quantile, speculation))
+    values = np.atleast_1d(default if value is None else value).astype(np.float32)
+    if values.size not in (1, horizon - 1):
+        raise UserError(
+            f"tau_{name} has {values.size} entries; give one, or one for each offset "
+            f"1..{horizon - 1}"
+        )
+    if np.isnan(values).any() or (values < 0).any():
+        raise UserError(f"tau_{name} must be zero or more")
+    later = np.broadcast_to(values, (max(horizon - 1, 1),))[: horizon - 1]
+    return jnp.asarray(np.concatenate([[0.0], later]).astype(np.float32))

@@ -1,0 +1,271 @@
+"""Frozen, hashable configuration: every static choice of the library.
+
+Configurations are passed to jitted functions as static arguments, so they hold
+only Python scalars, strings and tuples.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from specmpc_jax.errors import UserError
+
+# TD-MPC2 (Hansen et al., arXiv 2310.16828), table of model sizes, in millions of parameters.
+MODEL_SIZES: Mapping[int, Mapping[str, int]] = {
+    1: dict(enc_dim=256, mlp_dim=384, latent_dim=128, num_enc_layers=2, num_q=2),
+    5: dict(enc_dim=256, mlp_dim=512, latent_dim=512, num_enc_layers=2, num_q=5),
+    19: dict(enc_dim=1024, mlp_dim=1024, latent_dim=768, num_enc_layers=3, num_q=5),
+    48: dict(enc_dim=1792, mlp_dim=1792, latent_dim=768, num_enc_layers=4, num_q=5),
+    317: dict(enc_dim=4096, mlp_dim=4096, latent_dim=1376, num_enc_layers=5, num_q=8),
+}
+
+# From this many action dimensions on, the planner runs two more iterations.
+LARGE_ACTION_DIM = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of a world model and the tasks it was trained on.
+
+    `tasks`, `action_dims` and `episode_lengths` have one entry a task, in the
+    order of the task embedding's rows; single-task models have one entry (an
+    empty task name if unknown). `episode_lengths` are in agent steps.
+    """
+
+    action_dim: int
+    observation: str = "state"
+    observation_shape: tuple[int, ...] = ()
+    model_size: int | None = None
+    enc_dim: int = 256
+    mlp_dim: int = 512
+    latent_dim: int = 512
+    num_enc_layers: int = 2
+    num_q: int = 5
+    num_channels: int = 32
+    task_dim: int = 0
+    simnorm_dim: int = 8
+    num_bins: int = 101
+    vmin: float = -10.0
+    vmax: float = 10.0
+    dropout: float = 0.01
+    log_std_min: float = -10.0
+    log_std_max: float = 2.0
+    episodic: bool = False
+    symlog_observations: bool = False
+    tasks: tuple[str, ...] = ("",)
+    action_dims: tuple[int, ...] = ()
+    observation_dims: tuple[int, ...] = ()
+    episode_lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.observation not in ("state", "rgb"):
+            raise UserError(f"observation is {self.observation!r}; it can be 'state' or 'rgb'")
+        if self.latent_dim % self.simnorm_dim:
+            raise UserError(
+                f"latent_dim {self.latent_dim} is no multiple of simnorm_dim {self.simnorm_dim}"
+            )
+        if self.multitask and len(self.action_dims) != len(self.tasks):
+            raise UserError(
+                f"a model of {len(self.tasks)} tasks needs as many action_dims, "
+                f"got {len(self.action_dims)}"
+            )
+        if self.episodic and self.multitask:
+            raise UserError("a multi-task model cannot be episodic")
+
+    @property
+    def multitask(self) -> bool:
+        """Whether the model conditions on a task embedding."""
+        return self.task_dim > 0
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of rows of the task embedding, 1 for single-task models."""
+        return len(self.tasks)
+
+    @property
+    def discounts(self) -> tuple[float, ...]:
+        """Discount factor of each task (spec section 6)."""
+        lengths = self.episode_lengths or (500,) * self.num_tasks
+        return tuple(discount_for_episode_length(n) for n in lengths)
+
+
+def model_config(model_size: int, **fields: Any) -> ModelConfig:
+    """Builds the configuration of one of the published sizes.
+
+    Args:
+      model_size: 1, 5, 19, 48 or 317 (millions of parameters).
+      **fields: further `ModelConfig` fields; they win over the size table.
+
+    Raises:
+      UserError: if the size is not in the table.
+    """
+    if model_size not in MODEL_SIZES:
+        sizes = ", ".join(map(str, MODEL_SIZES))
+        raise UserError(f"model size {model_size} is unknown; sizes are {sizes} (million)")
+    return ModelConfig(**{**MODEL_SIZES[model_size], "model_size": model_size, **fields})
+
+
+def discount_for_episode_length(
+    episode_length: float,
+    denominator: float = 5.0,
+    minimum: float = 0.95,
+    maximum: float = 0.995,
+) -> float:
+    """Discount factor suited to an episode length in agent steps (spec section 6)."""
+    fraction = episode_length / denominator
+    return min(max((fraction - 1) / fraction, minimum), maximum)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannerConfig:
+    """MPPI settings (spec section 7).
+
+    `num_samples` counts all sequences scored in an iteration, the
+    `num_pi_trajs` policy-prior sequences included. `horizon` is in agent steps.
+    """
+
+    horizon: int = 3
+    iterations: int = 6
+    num_samples: int = 512
+    num_elites: int = 64
+    num_pi_trajs: int = 24
+    min_std: float = 0.05
+    max_std: float = 2.0
+    temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.iterations < 1:
+            raise UserError("the planner needs a horizon and iterations of at least 1")
+        if not 0 < self.num_elites <= self.num_samples:
+            raise UserError(
+                f"num_elites {self.num_elites} must lie in 1..num_samples ({self.num_samples})"
+            )
+        if not 0 <= self.num_pi_trajs < self.num_samples:
+            raise UserError(
+                f"num_pi_trajs {self.num_pi_trajs} must lie in 0..num_samples-1 "
+                f"({self.num_samples - 1})"
+            )
+
+    def for_action_dim(self, action_dim: int) -> "PlannerConfig":
+        """Adds the two iterations that large action spaces get by default."""
+        extra = 2 if action_dim >= LARGE_ACTION_DIM else 0
+        return dataclasses.replace(self, iterations=self.iterations + extra)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Hyper-parameters of TD-MPC2 training (spec sections 8 and 9).
+
+    `horizon` is in agent steps; a sample is a slice of horizon + 1
+    observations. `enc_lr_scale` multiplies the encoder's learning rate, `tau`
+    is the step of the target ensemble and of the Q scale alike.
+    `leak_embedding_gradient` adds the policy loss's gradient of the task
+    embedding to the next model update, as the official multi-task code does by
+    accident. `seed_steps` counts agent steps with random actions; None stands
+    for max(1000, 5 episodes). `buffer_size` is in agent steps and
+    `updates_per_step` is the number of updates for each agent step.
+    """
+
+    batch_size: int = 256
+    horizon: int = 3
+    reward_coef: float = 0.1
+    value_coef: float = 0.1
+    termination_coef: float = 1.0
+    consistency_coef: float = 20.0
+    rho: float = 0.5
+    lr: float = 3e-4
+    enc_lr_scale: float = 0.3
+    grad_clip_norm: float = 20.0
+    tau: float = 0.01
+    entropy_coef: float = 1e-4
+    adam_epsilon: float = 1e-8
+    policy_adam_epsilon: float = 1e-5
+    leak_embedding_gradient: bool = False
+    seed_steps: int | None = None
+    buffer_size: int = 1_000_000
+    updates_per_step: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "horizon", "buffer_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "grad_clip_norm"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 < self.tau <= 1 or not 0 < self.rho <= 1:
+            raise UserError(f"tau {self.tau} and rho {self.rho} must lie in (0, 1]")
+        if self.updates_per_step < 0:
+            raise UserError(f"updates_per_step is {self.updates_per_step}; it cannot be negative")
+
+    def seed_steps_for(self, episode_length: int) -> int:
+        """Agent steps with random actions for episodes of `episode_length` agent steps."""
+        return max(1000, 5 * episode_length) if self.seed_steps is None else self.seed_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeculationConfig:
+    """How a plan is executed for several steps (see `speculation.executor`).
+
+    `exec_horizon` is the longest block in agent steps. `follow` chooses what a
+    block executes: the sampled elite sequence (as the official planner does
+    for its first action) or the planner's mean. `history_len` is the window of
+    steps that correctors see.
+    """
+
+    exec_horizon: int = 1
+    mismatch: str = "relative"
+    follow: str = "elite"
+    history_len: int = 4
+
+    def __post_init__(self) -> None:
+        if self.exec_horizon < 1:
+            raise UserError(f"exec_horizon is {self.exec_horizon}; it must be at least 1")
+        if self.mismatch not in ("relative", "l2"):
+            raise UserError(f"mismatch is {self.mismatch!r}; it can be 'relative' or 'l2'")
+        if self.follow not in ("elite", "mean"):
+            raise UserError(f"follow is {self.follow!r}; it can be 'elite' or 'mean'")
+        if self.history_len < 1:
+            raise UserError(f"history_len is {self.history_len}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectorConfig:
+    """Architecture of a corrector; stored beside its weights.
+
+    `kind` is a name in `correctors.registry`. `difference_scale` multiplies
+    z_real - z_pred before its tower, since that difference is small.
+    `use_offset` shows the corrector how old the plan is, up to `max_offset`.
+    """
+
+    kind: str = "two_tower"
+    latent_dim: int = 0
+    action_dim: int = 0
+    hidden_dim: int = 256
+    num_layers: int = 2
+    history_len: int = 4
+    token_dim: int = 128
+    num_heads: int = 4
+    feedforward_dim: int = 256
+    num_blocks: int = 2
+    use_offset: bool = True
+    max_offset: int = 8
+    difference_scale: float = 10.0
+    dropout: float = 0.1
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """Turns a configuration into plain JSON types; `from_json` is its inverse."""
+    return dataclasses.asdict(config)
+
+
+def from_json(cls: type, fields: Mapping[str, Any]) -> Any:
+    """Rebuilds a configuration of class `cls` from `to_json`'s output.
+
+    Raises:
+      UserError: if a field is unknown to this version of the class.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise UserError(f"{cls.__name__} has no field {', '.join(unknown)}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

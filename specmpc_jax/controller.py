@@ -1,0 +1,172 @@
+"""One control step as a pure function: encode, gate, correct and plan.
+
+`control_step` may be jitted on its own (as `Controller` does), or be a part of
+a larger program such as a scan over an environment on the device.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from specmpc_jax.config import CorrectorConfig, ModelConfig, PlannerConfig, SpeculationConfig
+from specmpc_jax.correctors import registry
+from specmpc_jax.correctors.refine import RefineConfig, refine
+from specmpc_jax.errors import UserError
+from specmpc_jax.planning import mppi
+from specmpc_jax.speculation import executor
+from specmpc_jax.speculation.blocks import block_from_plan, prior_block
+from specmpc_jax.speculation.executor import ExecutorState, Functions, StepInfo, Thresholds
+from specmpc_jax.types import Array, Block, CorrectFunction, Params
+from specmpc_jax.world_model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlProgram:
+    """Every static choice of a controller.
+
+    `use_planner` False lets the policy prior's mean act at every step.
+    `explore` adds the planner's std to executed actions, for training.
+    """
+
+    model: ModelConfig
+    planner: PlannerConfig
+    speculation: SpeculationConfig = SpeculationConfig()
+    corrector: CorrectorConfig | RefineConfig | None = None
+    use_planner: bool = True
+    explore: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.use_planner and self.speculation.exec_horizon != 1:
+            raise UserError("without a planner there are no blocks: exec_horizon must be 1")
+
+
+@flax.struct.dataclass
+class ControlArrays:
+    """Every array of a controller."""
+
+    params: Params
+    corrector: Params | None
+    thresholds: Thresholds
+    task: Array  # [] int, 0 for single-task models
+
+
+def control_functions(program: ControlProgram, arrays: ControlArrays) -> Functions:
+    """Binds the model, the planner and the corrector for the executor."""
+    model = WorldModel(program.model).planning_model(arrays.params, arrays.task)
+    spec = program.speculation
+
+    def plan(z: Array, mean: Array, key: Array) -> Block:
+        if not program.use_planner:
+            return prior_block(model, z, mean)
+        noise = mppi.draw_noise(key, program.planner, program.model.action_dim, model.num_q)
+        result = mppi.plan(model, program.planner, z, mean, noise, explore=program.explore)
+        return block_from_plan(model, result, z, spec.exec_horizon, spec.follow)
+
+    correct: CorrectFunction | None = None
+    if isinstance(program.corrector, RefineConfig):
+        correct = refine(model, program.planner, program.corrector)
+    elif program.corrector is not None:
+        correct = registry.correct_function(program.corrector, arrays.corrector)
+    if correct is None or model.action_mask is None:
+        return Functions(plan, correct)
+    return Functions(plan, lambda context, key: correct(context, key) * model.action_mask)
+
+
+def control_step(
+    program: ControlProgram, arrays: ControlArrays, state: ExecutorState, observation: Array
+) -> tuple[Array, ExecutorState, StepInfo]:
+    """Acts on one observation, or on B of them with B states.
+
+    Args:
+      program: static choices.
+      arrays: parameters and thresholds.
+      state: from `initial_state`, with a leading axis B for a batch.
+      observation: `[D]` or `[B, D]`; pixels `[C, 64, 64]` or `[B, C, 64, 64]`.
+
+    Returns:
+      The action `[A]` or `[B, A]`, the next state, and what happened.
+    """
+    z = WorldModel(program.model).encode(arrays.params, observation, arrays.task)
+    run = executor.step if z.ndim == 1 else executor.batched_step
+    functions = control_functions(program, arrays)
+    return run(program.speculation, functions, arrays.thresholds, state, z)
+
+
+def initial_state(program: ControlProgram, key: Array) -> ExecutorState:
+    """State before an episode; `key` is one key, or `[B]` keys for a batch."""
+
+    def single(key: Array) -> ExecutorState:
+        model = program.model
+        return executor.initial_state(
+            program.speculation,
+            key,
+            model.latent_dim,
+            model.action_dim,
+            program.planner.horizon,
+        )
+
+    return single(key) if key.ndim == 0 else jax.vmap(single)(key)
+
+
+def make_initial_state(
+    program: ControlProgram, key: Array, batch_size: int | None = None
+) -> ExecutorState:
+    """Jitted `initial_state`; with a batch size, `key` is consumed and split over the batch."""
+    if batch_size is not None:
+        key = jax.random.split(key, batch_size)
+    return _jitted_initial_state(program, key)
+
+
+_jitted_initial_state = jax.jit(initial_state, static_argnums=0)
+
+# Thresholds and parameters are arguments, so changing them compiles nothing anew.
+jitted_step = jax.jit(control_step, static_argnums=0, donate_argnums=2)
+
+
+class Controller:
+    """Acts in an environment; made by `Agent.controller`."""
+
+    def __init__(self, program: ControlProgram, arrays: ControlArrays):
+        self.program = program
+        self.arrays = arrays
+
+    def initial_state(self, key: Array, batch_size: int | None = None) -> ExecutorState:
+        """State before an episode's first step.
+
+        Args:
+          key: a key that the episode keeps; with a batch size it is consumed
+            and split. `[B]` keys make a batch whose lanes have these keys.
+          batch_size: number of environments stepped side by side.
+        """
+        return make_initial_state(self.program, key, batch_size)
+
+    def act(self, observation: Array, state: ExecutorState) -> tuple[Array, ExecutorState, StepInfo]:
+        """Chooses the action for an observation.
+
+        Args:
+          observation: `[D]`, or `[B, D]` for a batch (pixels alike).
+          state: the last state; its buffers are given away, use the returned one.
+
+        Returns:
+          Action `[A]` or `[B, A]` in [-1, 1], the next state, and `info` with
+          `outcome`, `offset`, `mismatch` and the planned step.
+
+        Raises:
+          UserError: if the observation's shape is not the model's.
+        """
+        observation = self.check_observation(observation, state)
+        return jitted_step(self.program, self.arrays, state, observation)
+
+    def check_observation(self, observation: Array, state: ExecutorState) -> Array:
+        """Compares an observation's shape with the model's and the state's."""
+        expected = self.program.model.observation_shape
+        batch = state.step.shape
+        if tuple(observation.shape) != (*batch, *expected):
+            raise UserError(
+                f"the observation has shape {tuple(observation.shape)}, but this model and state "
+                f"expect {(*batch, *expected)}"
+            )
+        dtype = jnp.uint8 if self.program.model.observation == "rgb" else jnp.float32
+        return jnp.asarray(observation, dtype)

@@ -1,0 +1,1 @@
+"""Correctors of planned actions and the baselines they are measured against."""

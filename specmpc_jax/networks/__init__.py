@@ -1,0 +1,1 @@
+"""Flax modules of the world model: layers, encoders, heads, task embedding."""

@@ -1,0 +1,1 @@
+"""Mathematics without networks: value distributions, Gaussians, running statistics."""

@@ -1,0 +1,1 @@
+"""MPPI planning over model functions; it knows no networks."""

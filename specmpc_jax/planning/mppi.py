@@ -1,0 +1,139 @@
+"""Model-predictive path integral planning, as TD-MPC2 does it (spec section 7).
+
+The planner knows model functions, not networks, and is unbatched: batch it
+with `jax.vmap`. All randomness is drawn beforehand by `draw_noise`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from specmpc_jax.config import PlannerConfig
+from specmpc_jax.planning.trajectory_value import Rollout, roll_out, terminal_value
+from specmpc_jax.types import Array, Plan, PlannerNoise, PlanningModel
+
+
+class Iteration(NamedTuple):
+    """State after one MPPI iteration; stacked over I, the trace of a plan."""
+
+    mean: Array  # [H, A]
+    std: Array  # [H, A]
+    values: Array  # [N]
+    elite_values: Array  # [E] descending
+    scores: Array  # [E] weights of the elites, summing to one
+    elite_actions: Array  # [H, E, A]
+
+
+def draw_noise(key: Array, config: PlannerConfig, action_dim: int, num_q: int) -> PlannerNoise:
+    """Draws every random number of one plan; consumes `key`."""
+    policy, samples, value, members, gumbel, exploration = jax.random.split(key, 6)
+    iterations, horizon = config.iterations, config.horizon
+    explored = config.num_samples - config.num_pi_trajs
+    return PlannerNoise(
+        policy=jax.random.normal(policy, (horizon, config.num_pi_trajs, action_dim)),
+        samples=jax.random.normal(samples, (iterations, horizon, explored, action_dim)),
+        value=jax.random.normal(value, (iterations, config.num_samples, action_dim)),
+        members=jax.vmap(lambda k: jax.random.permutation(k, num_q)[:2])(
+            jax.random.split(members, iterations)
+        ),
+        gumbel=jax.random.gumbel(gumbel, (config.num_elites,)),
+        exploration=jax.random.normal(exploration, (action_dim,)),
+    )
+
+
+def plan(
+    model: PlanningModel,
+    config: PlannerConfig,
+    z: Array,
+    mean: Array,
+    noise: PlannerNoise,
+    *,
+    explore: bool = False,
+    initial_std: float | None = None,
+) -> Plan:
+    """Finds an action sequence for one latent state.
+
+    Args:
+      model: the planning functions of one task.
+      config: planner settings, static.
+      z: latent `[L]`.
+      mean: warm start `[H, A]`: the last plan's mean, shifted by the steps executed
+        since (`ops.sequences.shift_sequence`); zeros at an episode's start.
+      noise: the plan's random numbers, see `draw_noise`.
+      explore: add the planner's own std to the executed action, for training.
+      initial_std: std of the first iteration's samples; `config.max_std` if None.
+
+    Returns:
+      The `Plan`; unexplored, its action is the first of a sampled elite.
+    """
+    trace = optimise(model, config, z, mean, noise, initial_std=initial_std)
+    last = jax.tree.map(lambda leaf: leaf[-1], trace)
+    chosen = jnp.argmax(jnp.log(last.scores) + noise.gumbel)
+    actions = last.elite_actions[:, chosen]
+    action = actions[0]
+    if explore:
+        action = action + last.std[0] * noise.exploration
+    return Plan(
+        action=jnp.clip(action, -1.0, 1.0),
+        actions=actions,
+        mean=last.mean,
+        std=last.std,
+        elite_values=last.elite_values,
+        value=jnp.sum(last.scores * last.elite_values),
+    )
+
+
+def optimise(
+    model: PlanningModel,
+    config: PlannerConfig,
+    z: Array,
+    mean: Array,
+    noise: PlannerNoise,
+    *,
+    initial_std: float | None = None,
+) -> Iteration:
+    """Runs the MPPI iterations; shapes as in `plan`.
+
+    Returns:
+      One `Iteration` with a leading axis I on every field.
+    """
+    # The prior's sequences are the same in every iteration, and so are their rewards and
+    # last latents; only their terminal value is drawn anew.
+    prior = roll_out(model, z, noise.policy, model.policy)
+    std = jnp.full_like(mean, config.max_std if initial_std is None else initial_std)
+
+    def iterate(carry: tuple[Array, Array], step_noise: tuple) -> tuple[tuple, Iteration]:
+        samples, value_noise, members = step_noise
+        actions = jnp.clip(carry[0][:, None] + carry[1][:, None] * samples, -1.0, 1.0)
+        if model.action_mask is not None:
+            actions = actions * model.action_mask.reshape(1, 1, -1)
+        rollout = _join(prior, roll_out(model, z, actions))
+        values = jnp.nan_to_num(terminal_value(model, rollout, value_noise, members))
+        result = _refit(model, config, rollout.actions, values)
+        return (result.mean, result.std), result
+
+    _, trace = jax.lax.scan(iterate, (mean, std), (noise.samples, noise.value, noise.members))
+    return trace
+
+
+def _join(first: Rollout, second: Rollout) -> Rollout:
+    """Concatenates two sets of sequences; actions have their N axis second."""
+    return Rollout(
+        jnp.concatenate([first.actions, second.actions], axis=1),
+        *(jnp.concatenate(pair) for pair in zip(first[1:], second[1:], strict=True)),
+    )
+
+
+def _refit(model: PlanningModel, config: PlannerConfig, actions: Array, values: Array) -> Iteration:
+    """Fits mean and std `[H, A]` to the elites among actions `[H, N, A]`."""
+    elite_values, index = jax.lax.top_k(values, config.num_elites)
+    elites = actions[:, index]
+    scores = jax.nn.softmax(config.temperature * elite_values)
+    weights = scores.reshape(1, -1, 1)
+    mean = jnp.sum(weights * elites, axis=1)
+    variance = jnp.sum(weights * jnp.square(elites - mean[:, None]), axis=1)
+    std = jnp.clip(jnp.sqrt(variance), config.min_std, config.max_std)
+    if model.action_mask is not None:
+        mean, std = mean * model.action_mask[None], std * model.action_mask[None]
+    return Iteration(mean, std, values, elite_values, scores, elites)

@@ -1,0 +1,1 @@
+"""Executing a plan for several steps: mismatch, accept, correct or replan."""

@@ -1,0 +1,79 @@
+"""Models that several tests share: golden ones, and a linear toy without a network."""
+
+from typing import NamedTuple
+
+import golden_data
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specmpc_jax.config import ModelConfig, PlannerConfig
+from specmpc_jax.types import Params, PlannerNoise, PlanningModel
+
+FORWARD_CASES = ("single_tiny", "mt_tiny", "episodic_tiny", "rgb_tiny", "single_1m", "episodic_1m")
+
+
+class GoldenModel(NamedTuple):
+    """A converted golden checkpoint with its recorded arrays."""
+
+    config: ModelConfig
+    params: Params
+    arrays: dict[str, np.ndarray]
+    meta: dict
+    planner: PlannerConfig
+
+
+def golden_model(case: str) -> GoldenModel:
+    """Converts the checkpoint of a golden case; skips the test where torch is missing."""
+    pytest.importorskip("torch", reason="golden checkpoints are torch files")
+    from converters import load_torch
+
+    golden = golden_data.load(case)
+    # The re-keyed cases carry no settings of their own: their weights are single_tiny's.
+    settings = golden.meta.get("cfg") or golden_data.load("single_tiny").meta["cfg"]
+    params, config = load_torch(
+        golden.path / "checkpoint.pt",
+        task=",".join(settings["tasks"]),
+        action_dims=tuple(settings.get("action_dims", ())),
+        episode_lengths=tuple(settings.get("episode_lengths", (settings["episode_length"],))),
+    )
+    fields = PlannerConfig.__dataclass_fields__
+    planner = PlannerConfig(**{name: settings[name] for name in fields if name in settings})
+    return GoldenModel(
+        config, jax.tree.map(jnp.asarray, params), golden.arrays, golden.meta, planner
+    )
+
+
+def recorded_noise(arrays: dict[str, np.ndarray], prefix: str) -> PlannerNoise:
+    """The random numbers that the official planner used in one recorded plan."""
+    action_dim = arrays[f"{prefix}action"].shape[-1]
+    exploration = arrays.get(f"{prefix}final_noise", np.zeros(action_dim, np.float32))
+    return PlannerNoise(
+        policy=jnp.asarray(arrays[f"{prefix}pi_eps"]),
+        samples=jnp.asarray(arrays[f"{prefix}noise"]),
+        value=jnp.asarray(arrays[f"{prefix}value_eps"]),
+        members=jnp.asarray(arrays[f"{prefix}qidx"]),
+        gumbel=jnp.asarray(arrays[f"{prefix}gumbel"]),
+        exploration=jnp.asarray(exploration.reshape(-1)),
+    )
+
+
+def linear_model(dim: int = 2, discount: float = 0.9) -> PlanningModel:
+    """A double-integrator-like toy: z' = 0.9 z + 0.5 a, reward -|z|^2 - 0.01 |a|^2."""
+
+    def step(z, action):
+        z = jnp.broadcast_to(z, action.shape)
+        reward = -jnp.sum(jnp.square(z), -1) - 0.01 * jnp.sum(jnp.square(action), -1)
+        return reward, 0.9 * z + 0.5 * action
+
+    return PlanningModel(
+        step=step,
+        policy=lambda z, noise: jnp.clip(jnp.broadcast_to(-z, noise.shape) + noise, -1, 1),
+        policy_mean=lambda z: jnp.clip(-z, -1, 1),
+        value=lambda z, action, members: -2.0 * jnp.sum(jnp.square(z), -1),
+        termination=None,
+        discount=jnp.asarray(discount),
+        action_mask=None,
+        num_q=2,
+    )

@@ -1,0 +1,183 @@
+"""The speculative executor on a linear toy model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import linear_model
+
+from specmpc_jax.config import PlannerConfig, SpeculationConfig
+from specmpc_jax.planning import mppi
+from specmpc_jax.speculation import executor
+from specmpc_jax.speculation.blocks import block_from_plan
+from specmpc_jax.speculation.executor import Functions, Outcome, Thresholds
+from specmpc_jax.speculation.lanes import bucket_sizes, on_lanes
+from specmpc_jax.speculation.mismatch import mismatch
+
+PLANNER = PlannerConfig(num_samples=32, num_elites=4, num_pi_trajs=2, iterations=2)
+MODEL = linear_model()
+
+
+def functions(config, correct=None, starts=None):
+    """A planner on the toy; `starts`, if given, collects the warm starts it was called with."""
+
+    def plan(z, mean, key):
+        if starts is not None:
+            jax.debug.callback(lambda m: starts.append(np.asarray(m)), mean)
+        noise = mppi.draw_noise(key, PLANNER, 2, 2)
+        result = mppi.plan(MODEL, PLANNER, z, mean, noise)
+        return block_from_plan(MODEL, result, z, config.exec_horizon, config.follow)
+
+    return Functions(plan, correct)
+
+
+def thresholds(config, accept=0.0, replan=np.inf):
+    x = config.exec_horizon
+    return Thresholds(jnp.full(x, accept, jnp.float32), jnp.full(x, replan, jnp.float32))
+
+
+def run(config, steps, *, correct=None, accept=0.0, replan=np.inf, push=None, starts=None):
+    """Runs the executor against the toy; `push[t]` moves the real state at step t."""
+    step = jax.jit(
+        lambda state, z: executor.step(
+            config, functions(config, correct, starts), thresholds(config, accept, replan), state, z
+        )
+    )
+    state = executor.initial_state(config, jax.random.key(0), 2, 2, PLANNER.horizon)
+    z, records = jnp.array([1.0, -0.5]), []
+    for t in range(steps):
+        z = z + (push or {}).get(t, 0.0)
+        action, state, info = step(state, z)
+        records.append((action, state, info, z))
+        z = MODEL.step(z, action)[1]
+    return records
+
+
+def outcomes(records):
+    return [int(info.outcome) for _, _, info, _ in records]
+
+
+@pytest.mark.parametrize("exec_horizon", [1, 2, 3, 5])
+def test_one_plan_a_block(exec_horizon):
+    records = run(SpeculationConfig(exec_horizon), 12)
+    expected = [Outcome.ACCEPT if t % exec_horizon else Outcome.REPLAN for t in range(12)]
+    assert outcomes(records) == expected
+    for t, (action, _, info, z) in enumerate(records):
+        assert int(info.planned.offset) == t % exec_horizon
+        # The toy is its own model, so the prediction is exact and the plan is executed.
+        np.testing.assert_allclose(info.planned.z_pred, z, atol=1e-5)
+        np.testing.assert_allclose(info.mismatch, 0.0, atol=1e-4)
+        np.testing.assert_array_equal(action, info.planned.a_plan)
+
+
+def test_a_block_longer_than_the_horizon_goes_on_with_the_prior():
+    records = run(SpeculationConfig(5), 5)
+    for t in (3, 4):
+        z = records[t][2].planned.z_pred
+        np.testing.assert_allclose(records[t][0], MODEL.policy_mean(z), atol=1e-6)
+
+
+def test_mismatch_drops_the_plan_and_plans_once():
+    records = run(SpeculationConfig(4), 8, replan=0.1, push={2: 3.0})
+    a, r = Outcome.ACCEPT, Outcome.REPLAN
+    # A fresh block starts at the miss: the next plan is due four steps later.
+    assert outcomes(records) == [r, a, r, a, a, a, r, a]
+    causes = [bool(info.block_end) for _, _, info, _ in records]
+    assert causes == [True, False, False, False, False, False, True, False]
+
+
+def test_warm_start_is_shifted_by_the_steps_really_executed():
+    starts = []
+    records = run(SpeculationConfig(4), 7, replan=0.1, push={2: 3.0}, starts=starts)
+    jax.effects_barrier()
+    first = np.asarray(records[1][1].block.mean)
+    assert (starts[0] == 0).all()
+    np.testing.assert_allclose(starts[1], np.concatenate([first[2:], np.zeros((2, 2))]))
+    assert (starts[2] == 0).all()  # four steps executed, three planned: nothing is left
+
+
+def test_thresholds_choose_between_accept_and_correct():
+    def constant(context, key):
+        return jnp.full(2, 0.25)
+
+    records = run(SpeculationConfig(2), 4, correct=constant, accept=0.5, push={1: 2.0})
+    a, c, r = Outcome.ACCEPT, Outcome.CORRECT, Outcome.REPLAN
+    assert outcomes(records) == [r, c, r, a]
+    for action, _, info, _ in records:
+        if int(info.outcome) == c:
+            np.testing.assert_array_equal(action, np.full(2, 0.25, np.float32))
+
+
+@pytest.mark.nans
+def test_a_nan_observation_replans():
+    records = run(SpeculationConfig(3), 2, replan=1e9, push={1: np.nan})
+    assert outcomes(records) == [Outcome.REPLAN, Outcome.REPLAN]
+
+
+
+def test_window_holds_the_episode_newest_last():
+    seen = []
+
+    def correct(context, key):
+        jax.debug.callback(lambda c: seen.append(jax.tree.map(np.asarray, c)), context)
+        return context.step.a_plan
+
+    records = run(SpeculationConfig(3, history_len=4), 6, correct=correct, accept=-1.0)
+    jax.effects_barrier()
+    assert len(seen) == 4  # steps 1, 2, 4, 5
+    first, last = seen[0], seen[-1]
+    np.testing.assert_array_equal(first.window_mask, [False, False, True, True])
+    np.testing.assert_array_equal(last.window_mask, [True] * 4)
+    np.testing.assert_array_equal(last.window.offset, [2, 0, 1, 2])
+    for w, t in enumerate(range(2, 6)):
+        np.testing.assert_array_equal(last.window.z_real[w], records[t][3])
+    np.testing.assert_array_equal(last.window.z_real[-1], last.step.z_real)
+    np.testing.assert_array_equal(last.plan_mean[0], records[5][1].block.mean[2])
+
+
+@pytest.mark.parametrize("correct", [None, lambda context, key: -context.step.a_plan])
+def test_batched_lanes_equal_single_ones(correct):
+    config, lanes = SpeculationConfig(3), 5
+    limits = thresholds(config, accept=0.2, replan=0.5)
+    keys = jax.random.split(jax.random.key(7), lanes)
+    single = jax.jit(
+        lambda s, z: executor.step(config, functions(config, correct), limits, s, z)
+    )
+    batched = jax.jit(
+        lambda s, z: executor.batched_step(config, functions(config, correct), limits, s, z)
+    )
+    start = [executor.initial_state(config, k, 2, 2, PLANNER.horizon) for k in keys]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *start)
+    z = jax.random.normal(jax.random.key(1), (lanes, 2))
+    seen = set()
+    for t in range(8):
+        actions, states, info = batched(states, z)
+        for lane in range(lanes):
+            action, start[lane], one = single(start[lane], z[lane])
+            np.testing.assert_allclose(actions[lane], action, rtol=1e-5, atol=1e-5)
+            assert int(info.outcome[lane]) == int(one.outcome)
+            seen.add(int(one.outcome))
+        noise = 0.3 * jax.random.normal(jax.random.fold_in(jax.random.key(2), t), (lanes, 2))
+        z = MODEL.step(z, actions)[1] + noise
+    assert seen == ({0, 2} if correct is None else {0, 1, 2})
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_only_lanes_in_need_are_computed(count):
+    need = jnp.arange(5) >= 5 - count
+    out = on_lanes(lambda x: x * 2, need, (jnp.arange(5),), -jnp.ones(5, int))
+    np.testing.assert_array_equal(out, [i * 2 if need[i] else -1 for i in range(5)])
+
+
+def test_bucket_sizes_cover_every_count():
+    for lanes in range(1, 40):
+        sizes = bucket_sizes(lanes)
+        assert sizes[0] == 0 and sizes[-1] == lanes and len(sizes) <= 4
+
+
+def test_relative_mismatch_is_free_of_scale():
+    z, predicted, start = jax.random.normal(jax.random.key(0), (3, 16))
+    one = mismatch("relative", z, predicted, start)
+    np.testing.assert_allclose(mismatch("relative", 7 * z, 7 * predicted, 7 * start), one, rtol=1e-5)
+    np.testing.assert_allclose(mismatch("relative", z, start, start), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(mismatch("l2", z, start, start), np.linalg.norm(z - start), rtol=1e-6)

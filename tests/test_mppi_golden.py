@@ -1,0 +1,64 @@
+"""Whole plans against the official planner, with its recorded random numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import FORWARD_CASES, golden_model, recorded_noise
+
+from specmpc_jax.ops.sequences import shift_sequence
+from specmpc_jax.planning import mppi
+from specmpc_jax.world_model import WorldModel
+
+NOISE_FACTOR = 10.0
+
+
+@pytest.fixture(scope="module", params=FORWARD_CASES)
+def case(request):
+    """A golden model with recorded plans."""
+    return golden_model(request.param)
+
+
+def close(case, name, ours, rtol=2e-5):
+    expected = case.arrays[name]
+    noise = case.meta.get("float32_noise", {}).get("arrays", {}).get(name, {})
+    floor = max(rtol * np.abs(expected).max(), NOISE_FACTOR * noise.get("max_abs_err", 0.0))
+    np.testing.assert_allclose(ours, expected, rtol=rtol, atol=floor, err_msg=name)
+
+
+def test_plans(case):
+    for index, recorded in enumerate(case.meta["plans"]):
+        prefix, arrays = recorded["prefix"], case.arrays
+        task = None if recorded["task"] is None else jnp.asarray(recorded["task"])
+        world_model = WorldModel(case.config)
+        shift = arrays.get(f"{prefix}shift")
+        z = world_model.encode(
+            case.params,
+            jnp.asarray(arrays[f"{prefix}obs"]),
+            task,
+            None if shift is None else jnp.asarray(shift),
+        )
+        close(case, f"{prefix}z", z)
+        previous = jnp.zeros_like(jnp.asarray(arrays[f"{prefix}init_mean"]))
+        if not recorded["t0"]:
+            previous = jnp.asarray(arrays[f"plan{index - 1}_prev_mean"])
+        warm_start = shift_sequence(previous, jnp.asarray(1))
+        close(case, f"{prefix}init_mean", warm_start)
+        model = world_model.planning_model(case.params, task)
+        noise = recorded_noise(arrays, prefix)
+
+        trace = jax.jit(lambda z, m, n, model=model: mppi.optimise(model, case.planner, z, m, n))(
+            z[0], warm_start, noise
+        )
+        for name in ("mean", "std"):
+            close(case, f"{prefix}{name}", getattr(trace, name))
+        close(case, f"{prefix}value", trace.values, rtol=1e-4)
+        close(case, f"{prefix}elite_value", trace.elite_values, rtol=1e-4)
+        close(case, f"{prefix}score", trace.scores)
+        close(case, f"{prefix}elite_actions", trace.elite_actions[-1])
+
+        plan = mppi.plan(
+            model, case.planner, z[0], warm_start, noise, explore=not recorded["eval_mode"]
+        )
+        close(case, f"{prefix}action", plan.action)
+        close(case, f"{prefix}prev_mean", plan.mean)

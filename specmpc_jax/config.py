@@ -203,6 +203,36 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class OnlineConfig:
+    """How an online training run is carried out; none of it changes an update.
+
+    `steps`, `eval_freq`, `checkpoint_freq` and `video_freq` count environment
+    steps, as published curves do; 0 switches the last three off. What is due
+    happens when an episode ends. `use_planner` False acts with the policy
+    prior. `fused_updates` is the number of updates in one compiled call.
+    """
+
+    task: str
+    seed: int = 0
+    steps: int = 1_000_000
+    num_envs: int = 1
+    use_planner: bool = True
+    fused_updates: int = 1
+    eval_freq: int = 100_000
+    eval_episodes: int = 10
+    checkpoint_freq: int = 20_000
+    video_freq: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "num_envs", "fused_updates", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seed", "eval_freq", "checkpoint_freq", "video_freq"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
+
+
+@dataclasses.dataclass(frozen=True)
 class SpeculationConfig:
     """How a plan is executed for several steps (see `speculation.executor`).
 
@@ -251,6 +281,29 @@ class CorrectorConfig:
     max_offset: int = 8
     difference_scale: float = 10.0
     dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectorTrainConfig:
+    """How a corrector is fitted.
+
+    `plan_penalty` weighs the squared distance to the planned action against
+    that to the teacher's. `held_out` is a share of the episodes.
+    """
+
+    epochs: int = 60
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    plan_penalty: float = 0.0
+    held_out: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UserError("training needs at least one epoch and a batch of at least one row")
+        if not 0.0 < self.held_out < 1.0:
+            raise UserError(f"held_out is {self.held_out}; it must lie between 0 and 1")
 
 
 def to_json(config: Any) -> dict[str, Any]:

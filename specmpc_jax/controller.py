@@ -142,7 +142,9 @@ class Controller:
         """
         return make_initial_state(self.program, key, batch_size)
 
-    def act(self, observation: Array, state: ExecutorState) -> tuple[Array, ExecutorState, StepInfo]:
+    def act(
+        self, observation: Array, state: ExecutorState
+    ) -> tuple[Array, ExecutorState, StepInfo]:
         """Chooses the action for an observation.
 
         Args:

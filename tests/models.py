@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import golden_data
 from specmpc_jax.config import ModelConfig, PlannerConfig
 from specmpc_jax.types import Params, PlannerNoise, PlanningModel
 

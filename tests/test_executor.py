@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import linear_model
 
+from models import linear_model
 from specmpc_jax.config import PlannerConfig, SpeculationConfig
 from specmpc_jax.planning import mppi
 from specmpc_jax.speculation import executor
@@ -114,7 +114,6 @@ def test_a_nan_observation_replans():
     assert outcomes(records) == [Outcome.REPLAN, Outcome.REPLAN]
 
 
-
 def test_window_holds_the_episode_newest_last():
     seen = []
 
@@ -140,9 +139,7 @@ def test_batched_lanes_equal_single_ones(correct):
     config, lanes = SpeculationConfig(3), 5
     limits = thresholds(config, accept=0.2, replan=0.5)
     keys = jax.random.split(jax.random.key(7), lanes)
-    single = jax.jit(
-        lambda s, z: executor.step(config, functions(config, correct), limits, s, z)
-    )
+    single = jax.jit(lambda s, z: executor.step(config, functions(config, correct), limits, s, z))
     batched = jax.jit(
         lambda s, z: executor.batched_step(config, functions(config, correct), limits, s, z)
     )
@@ -178,6 +175,10 @@ def test_bucket_sizes_cover_every_count():
 def test_relative_mismatch_is_free_of_scale():
     z, predicted, start = jax.random.normal(jax.random.key(0), (3, 16))
     one = mismatch("relative", z, predicted, start)
-    np.testing.assert_allclose(mismatch("relative", 7 * z, 7 * predicted, 7 * start), one, rtol=1e-5)
+    np.testing.assert_allclose(
+        mismatch("relative", 7 * z, 7 * predicted, 7 * start), one, rtol=1e-5
+    )
     np.testing.assert_allclose(mismatch("relative", z, start, start), 1.0, rtol=1e-6)
-    np.testing.assert_allclose(mismatch("l2", z, start, start), np.linalg.norm(z - start), rtol=1e-6)
+    np.testing.assert_allclose(
+        mismatch("l2", z, start, start), np.linalg.norm(z - start), rtol=1e-6
+    )

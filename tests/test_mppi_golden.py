@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import FORWARD_CASES, golden_model, recorded_noise
 
+from models import FORWARD_CASES, golden_model, recorded_noise
 from specmpc_jax.ops.sequences import shift_sequence
 from specmpc_jax.planning import mppi
 from specmpc_jax.world_model import WorldModel

@@ -73,9 +73,9 @@ def test_soft_cross_entropy_and_its_gradient_match_the_official_code(math):
     logits, target = jnp.asarray(math["soft_ce_pred"]), jnp.asarray(math["soft_ce_target"][:, 0])
     loss = discrete_regression.soft_cross_entropy(logits, target, CONFIG)
     np.testing.assert_allclose(loss, math["soft_ce_out"][:, 0], rtol=1e-5)
-    gradient = jax.grad(
-        lambda x: discrete_regression.soft_cross_entropy(x, target, CONFIG).mean()
-    )(logits)
+    gradient = jax.grad(lambda x: discrete_regression.soft_cross_entropy(x, target, CONFIG).mean())(
+        logits
+    )
     np.testing.assert_allclose(gradient, math["soft_ce_grad_mean"], atol=1e-6)
 
 

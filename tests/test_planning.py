@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import linear_model
 
+from models import linear_model
 from specmpc_jax.config import PlannerConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.planning import mppi
@@ -73,7 +73,6 @@ def test_nan_values_lose_to_real_ones():
 
     plan = make_plan(jax.random.key(0), jnp.zeros(2), model=toy._replace(step=poisoned))
     assert (plan.actions[:, 0] <= 0).all() and jnp.isfinite(plan.value)
-
 
 
 def test_two_distinct_members_are_drawn():

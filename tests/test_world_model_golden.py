@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import FORWARD_CASES, golden_model
 
+from models import FORWARD_CASES, golden_model
 from specmpc_jax.planning.trajectory_value import roll_out, terminal_value
 from specmpc_jax.world_model import WorldModel
 

@@ -91,6 +91,11 @@ class Corrector:
         return calibration.thresholds_at(self.quantiles, level, speculation.exec_horizon)
 
     @property
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        return checkpointing.fingerprint(self.params)
+
+    @property
     def num_parameters(self) -> int:
         """Number of scalars in the weights."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))

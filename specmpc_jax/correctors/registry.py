@@ -42,14 +42,16 @@ def apply(
     params: Params,
     context: CorrectionContext,
     dropout_key: Array | None = None,
+    clip: bool = True,
 ) -> Array:
-    """Corrects actions, clipped to [-1, 1].
+    """Corrects actions.
 
     Args:
       config: architecture.
       params: its parameters.
       context: any leading axes.
       dropout_key: switches dropout on and is consumed by it.
+      clip: limit the actions to [-1, 1].
 
     Returns:
       Actions `[..., A]`.
@@ -58,7 +60,7 @@ def apply(
     action = module(config).apply(
         {"params": params}, context, deterministic=dropout_key is None, rngs=rngs
     )
-    return jnp.clip(action, -1.0, 1.0)
+    return jnp.clip(action, -1.0, 1.0) if clip else action
 
 
 def correct_function(config: CorrectorConfig, params: Params) -> CorrectFunction:

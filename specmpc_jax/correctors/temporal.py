@@ -60,9 +60,9 @@ class Temporal(nn.Module):
             )
             tokens = block(tokens, mask, deterministic=deterministic)
         newest = nn.LayerNorm(name="norm")(tokens)[..., -1, :]
-        action = Embedding(
-            config.hidden_dim, config.num_layers, config.dropout, name="action"
-        )(context.step.a_plan, deterministic=deterministic)
+        action = Embedding(config.hidden_dim, config.num_layers, config.dropout, name="action")(
+            context.step.a_plan, deterministic=deterministic
+        )
         delta = GatedDelta(
             config.hidden_dim, config.num_layers, config.action_dim, config.dropout, name="fusion"
         )(jnp.concatenate([newest, action], axis=-1), action, deterministic=deterministic)

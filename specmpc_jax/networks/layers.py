@@ -6,33 +6,9 @@ normed layer and `head/{kernel, bias}` for a plain last one.
 """
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
+from specmpc_jax.ops.activations import layer_norm, mish, simnorm
 from specmpc_jax.types import Array
-
-LAYER_NORM_EPSILON = 1e-5
-
-
-def mish(x: Array) -> Array:
-    """Mish activation x tanh(softplus(x)), any shape."""
-    return x * jnp.tanh(jax.nn.softplus(x))
-
-
-def simnorm(x: Array, group: int) -> Array:
-    """Simplicial normalisation: softmax within groups of the last axis, same shape."""
-    grouped = x.reshape(*x.shape[:-1], -1, group)
-    return jax.nn.softmax(grouped, axis=-1).reshape(x.shape)
-
-
-def layer_norm(x: Array, scale: Array, offset: Array) -> Array:
-    """Normalises the last axis of `[..., F]` to mean 0 and variance 1, then scales and shifts."""
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    centred = x - mean
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normed = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
-    shape = (1,) * (x.ndim - 1) + (-1,)
-    return normed * scale.reshape(shape) + offset.reshape(shape)
 
 
 class Linear(nn.Module):

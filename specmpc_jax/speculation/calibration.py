@@ -22,9 +22,7 @@ def mismatch_quantiles(distance: np.ndarray, offset: np.ndarray) -> dict[int, li
     return {int(k): np.quantile(distance[offset == k], LEVELS).tolist() for k in offsets}
 
 
-def thresholds_at(
-    quantiles: dict[int, list[float]], level: float, exec_horizon: int
-) -> np.ndarray:
+def thresholds_at(quantiles: dict[int, list[float]], level: float, exec_horizon: int) -> np.ndarray:
     """Turns "the worst 10%" (level 0.9) into one threshold per offset.
 
     Args:

@@ -1,0 +1,71 @@
+# Targets set up their own virtual environment, once, at the versions of
+# requirements.txt. `make help` lists them.
+
+VENV ?= .venv
+PYTHON ?= python3
+QUICK ?=
+ARGS ?=
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PY := $(VENV)/bin/python
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+
+# $(call install,EXTRAS): the environment if there is none, then this package in
+# it. Of pip's output only downloads of megabytes are shown.
+define install
+	@if [ ! -x $(VENV)/bin/pip ]; then \
+	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	    || { echo "error: $$($(PYTHON) --version 2>&1) does not do; set PYTHON to a Python 3.11 or 3.12" >&2; exit 1; }; \
+	  echo "creating $(VENV)"; \
+	  $(PYTHON) -m venv $(VENV); \
+	fi
+	@echo "installing into $(VENV) (about a minute, 1.3 GB; with PyTorch 2 GB)"
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar off \
+	  -c requirements.txt -e '.$(1)' \
+	  | awk '/^ *(Downloading|Using cached) .* MB/ { print "  " $$2, $$3, $$4; fflush() }'
+endef
+
+.PHONY: help demo test test-slow test-nans lint format clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: QUICK=1 (short demo), ARGS='...' (for the demo or pytest), VENV, PYTHON."
+
+demo: $(RUNTIME) ## the whole story on the bundled teacher, in minutes on a CPU
+	@$(PY) -m experiments.demo $(if $(filter-out 0 no false,$(QUICK)),--quick) $(ARGS)
+
+test: $(DEV) ## the tests that take seconds each
+	@$(PY) -m pytest $(ARGS)
+
+test-slow: $(DEV) ## the tests that take minutes
+	@$(PY) -m pytest -m slow $(ARGS)
+
+test-nans: $(DEV) ## the quick tests, stopping at the first NaN that any computation makes
+	@JAX_DEBUG_NANS=1 $(PY) -m pytest $(ARGS)
+
+lint: $(DEV) ## style, formatting and the direction of imports
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports
+
+format: $(DEV) ## put the code into the style that `make lint` asks for
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+clean: ## remove builds and caches; environment and results stay
+	@rm -rf build dist *.egg-info .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	@find specmpc_jax converters experiments tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(RUNTIME): requirements.txt pyproject.toml
+	$(call install,)
+	@touch $@
+
+$(DEV): requirements.txt pyproject.toml
+	$(call install,[dev])
+	@touch $(RUNTIME) $@

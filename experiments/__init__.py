@@ -1,0 +1,1 @@
+"""Command-line binaries: flags in, library calls, files out."""

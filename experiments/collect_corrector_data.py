@@ -1,0 +1,126 @@
+"""Collects corrector data: plans executed in blocks, every visited step labelled by the teacher.
+
+    python -m experiments.collect_corrector_data --task=walker-walk \\
+        --checkpoint=bundled:walker-walk-1m --episodes=10 --output=data/corrector_data_1m
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from experiments import corrector_files, launch, planner_flags, teachers
+from specmpc_jax.agent import Agent
+from specmpc_jax.correctors.collection import collect
+from specmpc_jax.correctors.corrector import Corrector
+from specmpc_jax.correctors.dataset import CorrectorDataset, join
+from specmpc_jax.envs import registry
+from specmpc_jax.errors import UserError
+from specmpc_jax.progress import Progress
+
+ALL_SIZES = flags.DEFINE_bool(
+    "all_model_sizes", False, "Collect with every size of teacher in --model_dir."
+)
+EPISODES = flags.DEFINE_integer("episodes", 10, "Episodes.", lower_bound=1)
+PLAN_HORIZON = flags.DEFINE_integer(
+    "plan_horizon", None, "Planning horizon H in agent steps (default 3).", lower_bound=1
+)
+EXEC_HORIZON = flags.DEFINE_integer(
+    "exec_horizon",
+    3,
+    "Steps executed of each plan; data hold offsets 0 to this less one.",
+    lower_bound=2,
+)
+HISTORY_LEN = flags.DEFINE_integer(
+    "history_len", 4, "Window that temporal correctors of these data see, in steps.", lower_bound=1
+)
+CORRECTOR = flags.DEFINE_string(
+    "corrector", None, "Corrector that drives: an aggregation round. Its data join those there."
+)
+FOLLOW = flags.DEFINE_enum(
+    "follow", "elite", ["elite", "mean"], "What a block executes: the sampled elite or the mean."
+)
+NUM_ENVS = flags.DEFINE_integer("num_envs", 1, "Environments stepped side by side.", lower_bound=1)
+ENV_SEED = flags.DEFINE_integer(
+    "env_seed", 100_000, "Environment seed of the first episode; far from evaluation seeds."
+)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "File or directory of the data; data/corrector_data_<size>.npz if empty."
+)
+
+
+def main() -> None:
+    """Collects for one teacher, or for all sizes that are there."""
+    task = teachers.TASK.value
+    if not ALL_SIZES.value:
+        _collect(planner_flags.apply(teachers.load_teacher(), PLAN_HORIZON.value), task)
+        return
+    sizes = teachers.sizes_available(teachers.MODEL_DIR.value, task)
+    if not sizes:
+        raise UserError(f"{teachers.MODEL_DIR.value} holds no teacher for {task}")
+    for size in sizes:
+        path = str(teachers.find(teachers.MODEL_DIR.value, task, size).path)
+        agent = planner_flags.apply(teachers.load(path, task, size), PLAN_HORIZON.value)
+        if corrector_files.data_path(OUTPUT.value, agent.config.model_size, many=True).exists():
+            print(f"{size}M is complete, skipped")
+            continue
+        _collect(agent, task)
+
+
+def _collect(agent: Agent, task: str) -> None:
+    path = corrector_files.data_path(OUTPUT.value, agent.config.model_size, ALL_SIZES.value)
+    earlier = _earlier(path, agent)
+    round_number = 0 if earlier is None else int(earlier["round"].max()) + 1
+    controller = agent.controller(
+        EXEC_HORIZON.value, CORRECTOR.value, follow=FOLLOW.value, task=task
+    )
+    first = ENV_SEED.value + (0 if earlier is None else earlier.num_episodes)
+    seeds = range(first, first + EPISODES.value)
+    metadata = {
+        "teacher": agent.fingerprint,
+        "model_size": agent.config.model_size,
+        "task": task,
+        "planner": planner_flags.settings(agent),
+        "exec_horizon": EXEC_HORIZON.value,
+        "history_len": HISTORY_LEN.value,
+        "follow": FOLLOW.value,
+        "provenance": launch.provenance(),
+    }
+    lanes = min(NUM_ENVS.value, EPISODES.value)
+    with registry.make_batch(task, lanes) as environments:
+        steps = EPISODES.value * environments.spec.episode_length
+        with Progress(steps, f"collect {task}", unit="step", quiet=launch.QUIET.value) as progress:
+            data, episodes = collect(
+                controller,
+                environments,
+                seeds,
+                launch.key(round_number),
+                metadata,
+                round_number,
+                progress.advance,
+            )
+    if earlier is not None:
+        data = join([earlier, data])
+    data.save(path)
+    returns = [episode.episode_return for episode in episodes]
+    print(
+        f"return while collecting {np.mean(returns):.1f}; {len(data)} steps of "
+        f"{data.num_episodes} episodes in {path}"
+    )
+
+
+def _earlier(path: Path, agent: Agent) -> CorrectorDataset | None:
+    """Data of earlier rounds that an aggregation round joins; None for a first round."""
+    if not CORRECTOR.value:
+        if path.exists():
+            raise UserError(
+                f"{path} exists already; remove it, choose another --output, or name a "
+                "--corrector to add an aggregation round"
+            )
+        return None
+    Corrector.load(CORRECTOR.value).check_teacher(agent.fingerprint, agent.config)
+    return CorrectorDataset.load(path)
+
+
+if __name__ == "__main__":
+    launch.run(main)

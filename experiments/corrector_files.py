@@ -1,0 +1,45 @@
+"""Where corrector data and correctors lie, by model size."""
+
+from pathlib import Path
+
+from specmpc_jax.errors import UserError
+
+DATA_DIR = "data"
+CORRECTOR_DIR = "correctors"
+
+
+def size_name(model_size: int | None) -> str:
+    """How file names call a size: `5m`, or `custom` for unpublished ones."""
+    return f"{model_size}m" if model_size else "custom"
+
+
+def data_path(output: str | None, model_size: int | None, many: bool = False) -> Path:
+    """File of the data for one size.
+
+    Args:
+      output: a file, or a directory that gets `corrector_data_<size>.npz`;
+        None means the directory `data`.
+      model_size: in millions.
+      many: several sizes are written, so that `output` is a directory.
+    """
+    path = Path(output or DATA_DIR)
+    if output and not many and not path.is_dir():
+        return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+    return path / f"corrector_data_{size_name(model_size)}.npz"
+
+
+def corrector_path(directory: str, model_size: int | None, kind: str) -> Path:
+    """Directory of one corrector: `corrector_<size>_<kind>`."""
+    return Path(directory) / f"corrector_{size_name(model_size)}_{kind}"
+
+
+def data_files(directory: str) -> list[Path]:
+    """All corrector data in a directory.
+
+    Raises:
+      UserError: if there are none.
+    """
+    found = sorted(Path(directory).glob("corrector_data_*.npz"))
+    if not found:
+        raise UserError(f"{directory} holds no corrector_data_<size>.npz; collect some first")
+    return found

@@ -1,0 +1,85 @@
+"""Compares ways of executing a teacher's plans, over the same environment seeds.
+
+    python -m experiments.eval_corrector --task=walker-walk \\
+        --checkpoint=bundled:walker-walk-1m --corrector_dir=correctors --episodes=10
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments import corrector_files, launch, planner_flags, tables, teachers
+from experiments.compare import Results, compare, run_settings, table
+from specmpc_jax.agent import Agent
+from specmpc_jax.correctors import registry
+from specmpc_jax.correctors.corrector import Corrector
+from specmpc_jax.errors import UserError
+from specmpc_jax.evaluation import variants as variant_names
+from specmpc_jax.evaluation.comparison import EvaluationSettings
+
+ALL_SIZES = flags.DEFINE_bool(
+    "all_model_sizes", False, "Evaluate every size of teacher in --model_dir."
+)
+CORRECTOR_DIR = flags.DEFINE_string(
+    "corrector_dir", corrector_files.CORRECTOR_DIR, "Directory of the correctors."
+)
+EPISODES = flags.DEFINE_integer("episodes", 10, "Episodes of each variant.", lower_bound=1)
+PLAN_HORIZON = flags.DEFINE_integer(
+    "spec_plan_horizon", None, "Planning horizon H in agent steps (default 3).", lower_bound=1
+)
+RESULTS = flags.DEFINE_string(
+    "results_csv", None, "CSV of the summary; results/<task>/summary.csv if empty."
+)
+VARIANTS = flags.DEFINE_list(
+    "variants",
+    list(variant_names.DEFAULT),
+    "Variants by name: baseline, policy, <k>_step_<naive|corrector|corrector_temporal|bc|refine>, "
+    "each k_step one with an optional _replan<percent>.",
+)
+FOLLOW = flags.DEFINE_enum(
+    "follow", "elite", ["elite", "mean"], "What a block executes: the sampled elite or the mean."
+)
+NUM_ENVS = flags.DEFINE_integer("num_envs", 1, "Environments stepped side by side.", lower_bound=1)
+ENV_SEED = flags.DEFINE_integer("env_seed", 1000, "Environment seed of the first episode.")
+
+
+def main() -> None:
+    """Evaluates all variants of one teacher, or of all sizes that are there."""
+    task = teachers.TASK.value
+    variants = [variant_names.parse(name) for name in VARIANTS.value]
+    agents = [planner_flags.apply(agent, PLAN_HORIZON.value) for agent in _agents(task)]
+    found = [_correctors(agent, variants) for agent in agents]
+    seeds = tuple(range(ENV_SEED.value, ENV_SEED.value + EPISODES.value))
+    settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
+    path = RESULTS.value or f"results/{task}/summary.csv"
+    results = Results(path, run_settings(settings, agents, found, FOLLOW.value))
+    for agent, correctors in zip(agents, found, strict=True):
+        model_id = f"{task}-{corrector_files.size_name(agent.config.model_size)}"
+        compare(agent, model_id, variants, correctors, settings, results, FOLLOW.value)
+    print(tables.format_text(table(results)))
+    print(f"wrote {results.summary_path} and {results.episodes_path}")
+
+
+def _agents(task: str) -> list[Agent]:
+    if not ALL_SIZES.value:
+        return [teachers.load_teacher()]
+    directory = teachers.MODEL_DIR.value
+    sizes = teachers.sizes_available(directory, task)
+    if not sizes:
+        raise UserError(f"{directory} holds no teacher for {task}")
+    return [teachers.load(str(teachers.find(directory, task, s).path), task, s) for s in sizes]
+
+
+def _correctors(agent: Agent, variants: Sequence[variant_names.Variant]) -> dict[str, Corrector]:
+    """Loads the correctors that the variants need; all have to be this teacher's."""
+    kinds = {variant.corrector for variant in variants} & set(registry.MODULES)
+    found = {}
+    for kind in sorted(kinds):
+        path = corrector_files.corrector_path(CORRECTOR_DIR.value, agent.config.model_size, kind)
+        found[kind] = Corrector.load(str(path))
+        found[kind].check_teacher(agent.fingerprint, agent.config)
+    return found
+
+
+if __name__ == "__main__":
+    launch.run(main)

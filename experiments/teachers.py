@@ -1,0 +1,150 @@
+"""Finds and loads teachers, whether converted directories or official files."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+import specmpc_jax as sm
+from specmpc_jax import checkpointing, tasks
+from specmpc_jax.agent import BUNDLED_PREFIX, Agent
+from specmpc_jax.config import MODEL_SIZES, ModelConfig, PlannerConfig, from_json
+from specmpc_jax.errors import UserError, nearest_names
+
+TASK = flags.DEFINE_string("task", "walker-walk", "Task, by its official name.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Teacher: a converted directory, an official .pt file, or bundled:NAME. "
+    "If empty, it is looked for in --model_dir.",
+)
+MODEL_DIR = flags.DEFINE_string(
+    "model_dir", "tdmpc2_pretrained", "Directory in which teachers are looked for."
+)
+MODEL_SIZE = flags.DEFINE_integer(
+    "model_size", None, "Size of the teacher, in millions of parameters (1, 5, 19, 48, 317)."
+)
+
+# tdmpc2_5m, mt30-5M, walker-walk-1: the last number of a single-task name is its seed.
+_GENERIC = re.compile(r"tdmpc2_(?P<size>\d+)m", re.IGNORECASE)
+_TASK_SET = re.compile(r"(?P<set>mt\d+)-(?P<size>\d+)M", re.IGNORECASE)
+_SINGLE = re.compile(r"(?P<task>[a-z][a-z0-9-]*?)(-(?P<seed>\d))?")
+_RELEASED_SINGLE_TASK_SIZE = 5
+
+
+class Teacher(NamedTuple):
+    """A teacher on disk, as far as its name or its configuration tell."""
+
+    path: Path
+    rank: int  # how specific it is to the task; less is better
+    model_size: int | None
+
+
+def load_teacher(planner: PlannerConfig | None = None) -> Agent:
+    """Loads the teacher that the flags ask for.
+
+    Raises:
+      UserError: if there is none, or its size is not the one asked for.
+    """
+    if CHECKPOINT.value:
+        return load(CHECKPOINT.value, TASK.value, MODEL_SIZE.value, planner)
+    teacher = find(MODEL_DIR.value, TASK.value, MODEL_SIZE.value)
+    return load(str(teacher.path), TASK.value, MODEL_SIZE.value, planner)
+
+
+def load(
+    path: str, task: str, model_size: int | None = None, planner: PlannerConfig | None = None
+) -> Agent:
+    """Loads a teacher for a task from a directory, an official file or `bundled:NAME`.
+
+    Args:
+      path: what to load.
+      task: the task it has to know.
+      model_size: the size it has to have, if any, in millions.
+      planner: planner settings; the published ones if None.
+    """
+    if not path.startswith(BUNDLED_PREFIX) and Path(path).suffix == ".pt":
+        from converters import load_torch  # needs torch, which only official files do
+
+        name = Path(path).stem
+        params, config = load_torch(path, task="" if _names_tasks(name) else task)
+        agent = Agent(params, config, planner, {"source": path}, checkpointing.fingerprint(params))
+    else:
+        agent = sm.load(path, planner)
+    _check(path, agent.config, task, model_size)
+    return agent
+
+
+def find(directory: str, task: str, model_size: int | None = None) -> Teacher:
+    """Looks for a teacher: a single-task one for the task first, else a multi-task one.
+
+    Raises:
+      UserError: if there is none; lists what the directory holds.
+    """
+    candidates = [t for t in _teachers(directory, task) if model_size in (None, t.model_size)]
+    if not candidates:
+        held = sorted(p.name for p in Path(directory).glob("*")) if Path(directory).is_dir() else []
+        size = f"{model_size}M " if model_size else ""
+        raise UserError(
+            f"{directory} holds no {size}teacher for {task}; it holds "
+            f"{', '.join(held) or 'nothing'} (name one with --checkpoint)"
+        )
+    return min(candidates, key=lambda t: (t.rank, t.model_size or 0, t.path.name))
+
+
+def sizes_available(directory: str, task: str) -> list[int]:
+    """Sizes of the teachers for a task that a directory holds, in millions, ascending."""
+    return sorted({t.model_size for t in _teachers(directory, task) if t.model_size})
+
+
+def _teachers(directory: str, task: str) -> list[Teacher]:
+    if not Path(directory).is_dir():
+        return []
+    found = (_teacher(path, task) for path in sorted(Path(directory).iterdir()))
+    return [teacher for teacher in found if teacher is not None]
+
+
+def _teacher(path: Path, task: str) -> Teacher | None:
+    """What a file or directory promises for a task; None if nothing."""
+    if path.is_dir():
+        if not (path / "checksums.json").is_file():
+            return None
+        record = checkpointing.load_metadata(path)
+        if record.get("kind") != checkpointing.WORLD_MODEL:
+            return None
+        config = from_json(ModelConfig, record["config"])
+        if task not in config.tasks and config.tasks != ("",):
+            return None
+        return Teacher(path, 1 if config.multitask else 0, config.model_size)
+    if path.suffix != ".pt":
+        return None
+    if match := _GENERIC.fullmatch(path.stem):
+        return Teacher(path, 2, int(match["size"]))
+    if match := _TASK_SET.fullmatch(path.stem):
+        known = tasks.TASK_SETS.get(match["set"].lower())
+        return Teacher(path, 1, int(match["size"])) if known and task in known.names else None
+    match = _SINGLE.fullmatch(path.stem)
+    if match and match["task"] == task:
+        return Teacher(path, 0, _RELEASED_SINGLE_TASK_SIZE)
+    return None
+
+
+def _names_tasks(stem: str) -> bool:
+    """Whether a file's name already tells its task or task set."""
+    return bool(_TASK_SET.fullmatch(stem) or re.fullmatch(r"[a-z][a-z0-9-]*-[123]", stem))
+
+
+def _check(path: str, config: ModelConfig, task: str, model_size: int | None) -> None:
+    if model_size is not None and model_size not in MODEL_SIZES:
+        raise UserError(f"model size {model_size} is unknown; sizes are 1, 5, 19, 48, 317")
+    if model_size is not None and model_size != config.model_size:
+        raise UserError(
+            f"{path} is asked for at {model_size}M, but its weights are those of size "
+            f"{config.model_size or 'unpublished'}"
+        )
+    if config.tasks != ("",) and task not in config.tasks:
+        raise UserError(
+            f"{path} was trained on {nearest_names(task, config.tasks)}"
+            f"{' and more' if len(config.tasks) > 3 else ''}, not on {task}"
+        )

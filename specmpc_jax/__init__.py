@@ -1,0 +1,17 @@
+"""TD-MPC2 in JAX: plan fast, execute plans speculatively, correct them.
+
+    import specmpc_jax as sm
+
+    agent = sm.load("bundled:walker-walk-1m")
+    controller = agent.controller(exec_horizon=3, corrector="path/of/a/corrector")
+"""
+
+from specmpc_jax.agent import Agent, load
+from specmpc_jax.controller import Controller
+from specmpc_jax.correctors.corrector import Corrector
+from specmpc_jax.errors import UserError
+from specmpc_jax.speculation.executor import Outcome
+
+__version__ = "0.1.0"
+
+__all__ = ["Agent", "Controller", "Corrector", "Outcome", "UserError", "load"]

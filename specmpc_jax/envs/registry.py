@@ -1,0 +1,71 @@
+"""From a task's name to its environment.
+
+To add a simulator, write a module with `task_names() -> tuple[str, ...]` and
+`make(task, **options) -> Environment` (state observations) and give it a row in
+`BACKENDS`.
+"""
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from specmpc_jax.envs.batch import EnvironmentBatch
+from specmpc_jax.envs.protocol import Environment
+from specmpc_jax.errors import UserError
+
+# Prefix of a task's name -> the module that makes it, imported on first use.
+# The longest prefix that fits wins; the empty one takes all other names.
+BACKENDS: Mapping[str, str] = {
+    "": "specmpc_jax.envs.dm_control",
+}
+
+
+def make(task: str, observation: str = "state", **options: Any) -> Environment:
+    """Makes the environment of a task.
+
+    Args:
+      task: a name of `task_names()`, such as "walker-walk".
+      observation: "state" (flat float32) or "rgb" (stacked frames).
+      **options: passed on to the simulator's module, such as `action_repeat` or
+        `seed` (the start of the random stream of resets without a seed).
+
+    Raises:
+      UserError: if the task or the kind of observation is unknown, or the
+        simulator is not installed.
+    """
+    if observation not in ("state", "rgb"):
+        raise UserError(f"observation is {observation!r}; it can be 'state' or 'rgb'")
+    prefix = max((known for known in BACKENDS if task.startswith(known)), key=len)
+    environment = _backend(prefix).make(task, **options)
+    if observation == "rgb":
+        from specmpc_jax.envs.pixels import PixelEnvironment
+
+        return PixelEnvironment(environment)
+    return environment
+
+
+def make_batch(
+    task: str, num_envs: int, observation: str = "state", **options: Any
+) -> EnvironmentBatch:
+    """Makes several environments of one task, stepped side by side; see `make`.
+
+    Raises:
+      UserError: as `make`; if `num_envs` is below 1.
+    """
+    if num_envs < 1:
+        raise UserError(f"num_envs is {num_envs}; it must be at least 1")
+    return EnvironmentBatch([make(task, observation, **options) for _ in range(num_envs)])
+
+
+def task_names() -> tuple[str, ...]:
+    """Every name that `make` accepts, without aliases.
+
+    Raises:
+      UserError: if a simulator is not installed.
+    """
+    return tuple(name for prefix in BACKENDS for name in _backend(prefix).task_names())
+
+
+def _backend(prefix: str) -> ModuleType:
+    return importlib.import_module(BACKENDS[prefix])

@@ -1,0 +1,1 @@
+"""Evaluation: rollouts, returns and their statistics, action latency, videos."""

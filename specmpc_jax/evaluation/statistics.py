@@ -1,0 +1,80 @@
+"""Summaries of returns with bootstrap intervals; nothing here knows of agents."""
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """Mean of the middle half of the values `[E]`."""
+    return float(stats.trim_mean(values, 0.25))
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95% percentile bootstrap interval of the mean of `[E]` values.
+
+    Returns:
+      Lower and upper end; NaNs for fewer than two values.
+    """
+    values = np.asarray(values, np.float64)
+    if values.size < 2:
+        return float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    result = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    low, high = result.confidence_interval
+    return float(low), float(high)
+
+
+def summarise_returns(returns: np.ndarray) -> dict[str, float]:
+    """Mean, median, IQM, standard deviation, 95% interval, minimum and 5th percentile.
+
+    Args:
+      returns: `[E]`, one an episode.
+    """
+    returns = np.asarray(returns, np.float64)
+    low, high = bootstrap_interval(returns)
+    return {
+        "mean_return": float(returns.mean()),
+        "median_return": float(np.median(returns)),
+        "iqm_return": interquartile_mean(returns),
+        "std_return": float(returns.std(ddof=1)) if returns.size > 1 else float("nan"),
+        "ci_low": low,
+        "ci_high": high,
+        "min_return": float(returns.min()),
+        "p5_return": float(np.percentile(returns, 5)),
+    }
+
+
+def paired_difference(returns: np.ndarray, baseline: np.ndarray) -> dict[str, float]:
+    """Mean difference of two runs over the same environment seeds, with its interval.
+
+    Args:
+      returns: `[E]`, episode i on seed i.
+      baseline: `[E]`, likewise.
+    """
+    difference = np.asarray(returns, np.float64) - np.asarray(baseline, np.float64)
+    low, high = bootstrap_interval(difference)
+    return {
+        "paired_difference": float(difference.mean()),
+        "paired_ci_low": low,
+        "paired_ci_high": high,
+    }
+
+
+def summarise_latency(seconds: np.ndarray) -> dict[str, float]:
+    """p50, p95 and p99 of latencies `[T]`, given in seconds, returned in milliseconds."""
+    if len(seconds) == 0:
+        return dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), float("nan"))
+    p50, p95, p99 = 1e3 * np.percentile(seconds, (50, 95, 99))
+    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}

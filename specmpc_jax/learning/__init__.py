@@ -1,0 +1,1 @@
+"""Training of world models: the update, its data and the online loop."""

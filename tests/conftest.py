@@ -1,0 +1,53 @@
+"""Strict numerics, eight virtual CPU devices, and the fixtures that all tests share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Collectives over more virtual devices than XLA has threads deadlock; it reads
+# the size of its thread pool from here.
+os.environ.setdefault("NPROC", "16")
+
+import hypothesis
+import jax
+import pytest
+
+import golden_data
+from experiments import launch
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+launch.use_compilation_cache()
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
+hypothesis.settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out tests that make NaNs on purpose while JAX looks for accidental ones."""
+    if not jax.config.jax_debug_nans:
+        return
+    skip = pytest.mark.skip(reason="makes NaNs on purpose, and JAX_DEBUG_NANS is on")
+    for item in items:
+        if item.get_closest_marker("nans"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Directory of large reference data beside the repository; skips where it is absent."""
+    if not golden_data.SHARED.is_dir():
+        pytest.skip("needs the reference data in ../shared, which is not there")
+    return golden_data.SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Callable[[str], Path]:
+    """`golden_data.golden_dir`: the directory of a golden case, or a skip."""
+    return golden_data.golden_dir
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], golden_data.Golden]:
+    """`golden_data.load`: arrays and settings of a golden case, or a skip."""
+    return golden_data.load

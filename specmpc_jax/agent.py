@@ -17,7 +17,8 @@ from specmpc_jax.controller import ControlArrays, Controller, ControlProgram, ma
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.refine import RefineConfig
 from specmpc_jax.errors import UserError, nearest_names
-from specmpc_jax.planning import mppi
+from specmpc_jax.planning import fused_model, mppi
+from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation.executor import ExecutorState, StepInfo, Thresholds
 from specmpc_jax.types import Array, Params, Plan
 from specmpc_jax.world_model import WorldModel
@@ -54,6 +55,7 @@ class Agent:
             which ties correctors to their teacher.
         """
         self.params = jax.tree.map(jnp.asarray, params)
+        self.planning_params = _prepare(config, self.params)
         self.config = config
         self.planner = planner or PlannerConfig().for_action_dim(config.action_dim)
         self.metadata = dict(metadata or {})
@@ -127,7 +129,9 @@ class Agent:
             shape = (*z.shape[:-1], self.planner.horizon, self.config.action_dim)
             warm_start = jnp.zeros(shape)
         index = jnp.asarray(self.task_index(task))
-        return _plan(self.config, self.planner, explore, self.params, z, key, warm_start, index)
+        return _plan(
+            self.config, self.planner, explore, self.planning_params, z, key, warm_start, index
+        )
 
     def controller(
         self,
@@ -189,6 +193,7 @@ class Agent:
         )
         arrays = ControlArrays(
             params=self.params,
+            planning=self.planning_params,
             corrector=learned.params if learned is not None else None,
             thresholds=thresholds,
             task=jnp.asarray(self.task_index(task)),
@@ -241,6 +246,9 @@ def _bundled_teacher(name: str) -> Path:
     return BUNDLED_TEACHERS / name
 
 
+_prepare = jax.jit(fused_model.prepare, static_argnums=0)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _model_call(
     function: str, config: ModelConfig, params: Params, task: Array, *inputs: Array
@@ -256,13 +264,13 @@ def _plan(
     config: ModelConfig,
     planner: PlannerConfig,
     explore: bool,
-    params: Params,
+    planning_params: FusedParams,
     z: Array,
     key: Array,
     warm_start: Array,
     task: Array,
 ) -> Plan:
-    model = WorldModel(config).planning_model(params, task)
+    model = fused_model.planning_model(config, planning_params, task)
 
     def single(z: Array, key: Array, warm_start: Array) -> Plan:
         noise = mppi.draw_noise(key, planner, config.action_dim, model.num_q)

@@ -14,7 +14,8 @@ from specmpc_jax.config import CorrectorConfig, ModelConfig, PlannerConfig, Spec
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.refine import RefineConfig, refine
 from specmpc_jax.errors import UserError
-from specmpc_jax.planning import mppi
+from specmpc_jax.planning import fused_model, mppi
+from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation import executor
 from specmpc_jax.speculation.blocks import block_from_plan, prior_block
 from specmpc_jax.speculation.executor import ExecutorState, Functions, StepInfo, Thresholds
@@ -47,6 +48,7 @@ class ControlArrays:
     """Every array of a controller."""
 
     params: Params
+    planning: FusedParams  # `params`, laid out for planning
     corrector: Params | None
     thresholds: Thresholds
     task: Array  # [] int, 0 for single-task models
@@ -54,7 +56,7 @@ class ControlArrays:
 
 def control_functions(program: ControlProgram, arrays: ControlArrays) -> Functions:
     """Binds the model, the planner and the corrector for the executor."""
-    model = WorldModel(program.model).planning_model(arrays.params, arrays.task)
+    model = fused_model.planning_model(program.model, arrays.planning, arrays.task)
     spec = program.speculation
 
     def plan(z: Array, mean: Array, key: Array) -> Block:

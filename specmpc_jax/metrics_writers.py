@@ -108,6 +108,22 @@ class WandbWriter:
         """Leaves the run open: its owner ends it."""
 
 
+def start_wandb(project: str, directory: files.PathLike) -> Any:
+    """Starts a Weights & Biases run that is named after, and kept under, a directory.
+
+    A directory always gives the same run, so that a resumed run goes on with it.
+
+    Raises:
+      UserError: if wandb is not installed.
+    """
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise UserError("logging to wandb needs: pip install wandb") from error
+    name = "-".join(Path(directory).parts[-3:])
+    return wandb.init(project=project, dir=str(directory), id=name, name=name, resume="allow")
+
+
 class Writers:
     """Several writers as one."""
 

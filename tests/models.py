@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 import golden_data
+from specmpc_jax import checkpointing
+from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, PlannerConfig
+from specmpc_jax.envs.batch import EnvironmentBatch
+from specmpc_jax.envs.protocol import EnvironmentSpec, Transition
 from specmpc_jax.types import Params, PlannerNoise, PlanningModel
+from specmpc_jax.world_model import WorldModel
 
 FORWARD_CASES = ("single_tiny", "mt_tiny", "episodic_tiny", "rgb_tiny", "single_1m", "episodic_1m")
 
@@ -77,3 +82,55 @@ def linear_model(dim: int = 2, discount: float = 0.9) -> PlanningModel:
         action_mask=None,
         num_q=2,
     )
+
+
+TINY_PLANNER = PlannerConfig(num_samples=16, num_elites=4, num_pi_trajs=4, iterations=2)
+
+
+def tiny_config(**fields: object) -> ModelConfig:
+    """A model small enough to compile and run at once; `fields` win."""
+    sizes = {"enc_dim": 16, "mlp_dim": 16, "latent_dim": 16, "num_q": 3}
+    shape = {"action_dim": 2, "observation_shape": (4,)}
+    return ModelConfig(**{**sizes, **shape, **fields})
+
+
+def tiny_agent(seed: int = 0, **fields: object) -> Agent:
+    """An untrained tiny agent with a cheap planner."""
+    config = tiny_config(**fields)
+    params = jax.jit(WorldModel(config).init)(jax.random.key(seed))
+    return Agent(params, config, TINY_PLANNER, fingerprint=checkpointing.fingerprint(params))
+
+
+class ToyEnvironment:
+    """A point that is pushed about; episodes end after `length` steps, or far from home."""
+
+    def __init__(self, length: int = 12, limit: float = np.inf):
+        self.spec = EnvironmentSpec("toy", "state", (4,), 2, length, 1)
+        self._limit = limit
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Starts at a place that the seed decides."""
+        self._state = np.random.default_rng(seed).normal(size=4).astype(np.float32)
+        self._time = 0
+        return self._state.copy()
+
+    def step(self, action: np.ndarray) -> Transition:
+        """Moves; the reward is the action's first entry."""
+        self._time += 1
+        self._state = (0.9 * self._state + np.tile(action, 2)).astype(np.float32)
+        gone = bool(np.abs(self._state).max() > self._limit)
+        return Transition(
+            self._state.copy(), float(action[0]), gone, self._time >= self.spec.episode_length, {}
+        )
+
+    def render(self, height: int = 8, width: int = 8) -> np.ndarray:
+        """A picture whose colour is the time."""
+        return np.full((height, width, 3), self._time, np.uint8)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def toy_batch(lanes: int, **options: float) -> EnvironmentBatch:
+    """Lanes of the toy environment."""
+    return EnvironmentBatch([ToyEnvironment(**options) for _ in range(lanes)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ class CorrectorDataset:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             metadata = json.loads(str(arrays.pop("metadata")))
-        except (OSError, ValueError, KeyError, EOFError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged or no corrector data: {error}") from error
         return cls(arrays, metadata)
 

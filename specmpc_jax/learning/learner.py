@@ -92,9 +92,10 @@ class Learner:
         metrics = jax.device_get(self._metrics)
         self._metrics = []
         joined = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
-        for name, values in joined.items():
-            wrong = np.flatnonzero(~np.isfinite(values))
-            if wrong.size:
-                number = self.updates_done - len(values) + int(wrong[0]) + 1
-                raise DivergenceError(f"{name} is {values[wrong[0]]} in update {number}")
+        finite = np.all([np.isfinite(values) for values in joined.values()], axis=0)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            wrong = [name for name, values in joined.items() if not np.isfinite(values[first])]
+            number = self.updates_done - len(finite) + first + 1
+            raise DivergenceError(f"update {number} has no finite {', '.join(wrong)}")
         return {name: float(values.mean()) for name, values in joined.items()}

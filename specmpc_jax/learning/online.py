@@ -19,6 +19,7 @@ from specmpc_jax import files
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, OnlineConfig, PlannerConfig, TrainConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
+from specmpc_jax.evaluation.recording import FRAMES_PER_SECOND
 from specmpc_jax.evaluation.rollout import Step, run_episodes
 from specmpc_jax.evaluation.video import write_video
 from specmpc_jax.learning.acting import explore
@@ -33,8 +34,6 @@ from specmpc_jax.learning.replay_buffer import Episode
 from specmpc_jax.learning.run_directory import Position, RunDirectory
 from specmpc_jax.metrics_writers import CsvWriter, MetricsWriter, Writers
 from specmpc_jax.progress import Progress
-
-CONTROL_FPS = 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +264,7 @@ class Run:
             write_video(
                 self._directory.videos / f"step_{self.environment_steps:012d}.mp4",
                 frames,
-                CONTROL_FPS,
+                FRAMES_PER_SECOND,
             )
         best = self.position.best_reward
         if best is None or reward > best:

@@ -14,9 +14,16 @@ import jax.numpy as jnp
 from specmpc_jax.types import Array
 
 
+# Every bucket is compiled apart, so small batches do without the quarter.
+_LANES_FOR_QUARTERS = 8
+
+
 def bucket_sizes(lanes: int) -> tuple[int, ...]:
-    """Static bucket sizes for a batch: none, a quarter, a half, all of the lanes."""
-    return tuple(sorted({0, -(-lanes // 4), -(-lanes // 2), lanes}))
+    """Static bucket sizes for a batch: none, (a quarter,) a half, all of the lanes."""
+    sizes = {0, -(-lanes // 2), lanes}
+    if lanes >= _LANES_FOR_QUARTERS:
+        sizes.add(-(-lanes // 4))
+    return tuple(sorted(sizes))
 
 
 def on_lanes(

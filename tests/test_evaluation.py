@@ -1,0 +1,134 @@
+"""Rollouts, collection, statistics and variants on a toy environment."""
+
+import jax
+import numpy as np
+import pytest
+
+from models import tiny_agent, toy_batch
+from specmpc_jax.config import SpeculationConfig
+from specmpc_jax.correctors.collection import collect
+from specmpc_jax.errors import UserError
+from specmpc_jax.evaluation import statistics, variants
+from specmpc_jax.evaluation.rollout import run_episodes
+from specmpc_jax.speculation import calibration
+
+AGENT = tiny_agent()
+SEEDS = range(50, 55)
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 5])
+def test_episodes_do_not_depend_on_the_number_of_lanes(lanes):
+    control = AGENT.controller(3)
+    single = run_episodes(control, toy_batch(1), SEEDS, KEY)
+    side_by_side = run_episodes(control, toy_batch(lanes), SEEDS, KEY)
+    for one, other in zip(single.episodes, side_by_side.episodes, strict=True):
+        assert (one.env_seed, one.length, one.planner_calls) == (
+            other.env_seed,
+            other.length,
+            other.planner_calls,
+        )
+        np.testing.assert_allclose(one.episode_return, other.episode_return, rtol=1e-3, atol=1e-3)
+    assert len(single.latencies) == 5 * 12 - 1
+
+
+def test_counts_add_up():
+    control = AGENT.controller(3, "refine", tau_replan=0.7)
+    outcome = {0: 0, 1: 0, 2: 0}
+
+    def observe(step):
+        outcome[int(step.info.outcome[0])] += 1
+
+    episodes = run_episodes(control, toy_batch(1), SEEDS, KEY, observe).episodes
+    assert sum(e.length for e in episodes) == sum(outcome.values()) == 60
+    assert sum(e.planner_calls for e in episodes) == outcome[2]
+    assert sum(e.corrected for e in episodes) == outcome[1]
+    block_ends = sum(e.planner_calls - e.mismatch_replans for e in episodes)
+    assert 0 < sum(e.mismatch_replans for e in episodes) and block_ends >= 5
+
+
+def test_episodes_that_end_early_stop_counting():
+    episodes = run_episodes(AGENT.controller(), toy_batch(3, limit=1.5), SEEDS, KEY).episodes
+    lengths = [e.length for e in episodes]
+    assert min(lengths) < 12
+    cut = run_episodes(AGENT.controller(), toy_batch(3), SEEDS, KEY, max_steps=4).episodes
+    assert [e.length for e in cut] == [4] * 5
+
+
+def test_collected_rows_are_complete_and_labelled():
+    data, episodes = collect(
+        AGENT.controller(3), toy_batch(2), SEEDS, KEY, {"teacher": AGENT.fingerprint}, 4
+    )
+    assert len(data) == sum(e.length for e in episodes) == 60 and data.num_episodes == 5
+    assert (data["round"] == 4).all()
+    for episode in range(5):
+        rows = data["episode"] == episode
+        np.testing.assert_array_equal(data["step"][rows], np.arange(12))
+        np.testing.assert_array_equal(data["offset"][rows], np.arange(12) % 3)
+    start = data["offset"] == 0
+    np.testing.assert_array_equal(data["z_pred"][start], data["z_real"][start])
+    assert (data["distance"][start] == 0).all() and (data["distance"][~start] > 0).all()
+    assert np.abs(data["a_teacher"] - data["a_plan"])[~start].mean() > 0
+    index, mask = data.windows(4)
+    np.testing.assert_array_equal(
+        data["episode"][index][mask], np.repeat(data["episode"], 4)[mask.ravel()]
+    )
+
+
+def test_labelling_leaves_the_executing_planner_alone():
+    control = AGENT.controller(3)
+    run_key = jax.random.split(KEY)[0]
+    plain = run_episodes(control, toy_batch(2), SEEDS, run_key).episodes
+    _, labelled = collect(control, toy_batch(2), SEEDS, KEY, {"teacher": ""})
+    assert plain == labelled
+
+
+def test_statistics_on_known_numbers():
+    values = np.arange(1.0, 9.0)
+    summary = statistics.summarise_returns(values)
+    assert summary["mean_return"] == summary["median_return"] == summary["iqm_return"] == 4.5
+    assert summary["min_return"] == 1 and summary["ci_low"] < 4.5 < summary["ci_high"]
+    assert statistics.interquartile_mean(np.array([0.0, 1, 2, 100])) == 1.5
+    assert statistics.bootstrap_interval(np.full(5, 3.0)) == (3.0, 3.0)
+    assert np.isnan(statistics.bootstrap_interval(np.ones(1))).all()
+    paired = statistics.paired_difference(values + 2, values)
+    assert paired == {"paired_difference": 2, "paired_ci_low": 2, "paired_ci_high": 2}
+    assert statistics.summarise_latency(np.full(9, 0.002))["p99_ms"] == pytest.approx(2.0)
+
+
+def test_bootstrap_intervals_cover_the_true_mean():
+    rng = np.random.default_rng(0)
+    hits = [
+        low <= 10.0 <= high
+        for low, high in (statistics.bootstrap_interval(rng.normal(10, 3, 25)) for _ in range(60))
+    ]
+    assert 0.8 < np.mean(hits) <= 1.0
+
+
+def test_quantiles_become_thresholds():
+    offset = np.repeat([0, 1, 2], 101)
+    distance = np.concatenate([np.zeros(101), np.linspace(0, 1, 101), np.linspace(0, 2, 101)])
+    quantiles = calibration.mismatch_quantiles(distance, offset)
+    np.testing.assert_allclose(
+        calibration.thresholds_at(quantiles, 0.9, 5), [0, 0.9, 1.8, 1.8, 1.8]
+    )
+    with pytest.raises(UserError, match="between 0 and 1"):
+        calibration.thresholds_at(quantiles, 1.5, 3)
+    with pytest.raises(UserError, match="no mismatch"):
+        calibration.thresholds_at({}, 0.5, 3)
+
+
+def test_variant_names():
+    assert variants.parse("baseline").exec_horizon == 1
+    assert variants.parse("5_step_corrector_temporal").corrector == "temporal"
+    gated = variants.parse("3_step_bc_replan10")
+    assert (gated.exec_horizon, gated.corrector, gated.replan_percent) == (3, "bc", 10)
+    for name in variants.DEFAULT:
+        assert variants.parse(name).name == name
+    for name in ("3_step", "0_step_naive", "3_step_corrector_replan101", "x"):
+        with pytest.raises(UserError, match="variants are"):
+            variants.parse(name)
+    with pytest.raises(UserError, match="two_tower"):
+        variants.make_controller(AGENT, variants.parse("3_step_corrector"), {})
+    control = variants.make_controller(AGENT, variants.parse("2_step_refine"), {})
+    assert control.program.speculation == SpeculationConfig(2, history_len=1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from specmpc_jax.config import ModelConfig, PlannerConfig
 from specmpc_jax.ops.sequences import shift_sequence
-from specmpc_jax.planning import mppi
+from specmpc_jax.planning import fused_model, mppi
 from specmpc_jax.types import Array, Params
 from specmpc_jax.world_model import WorldModel
 
@@ -44,7 +44,8 @@ def explore(
     if not use_planner:
         noise = jax.random.normal(key, (len(observation), model.action_dim))
         return world_model.policy(params, z, noise).action, mean
-    functions = world_model.planning_model(params)
+    prepared = fused_model.prepare(model, params)
+    functions = fused_model.planning_model(model, prepared, jnp.zeros((), jnp.int32))
 
     def plan(z: Array, mean: Array, first: Array, key: Array) -> tuple[Array, Array]:
         warm_start = jnp.where(first, 0.0, shift_sequence(mean, jnp.ones((), jnp.int32)))

@@ -1,7 +1,7 @@
 """Collects corrector data: plans executed in blocks, every visited step labelled by the teacher.
 
     python -m experiments.collect_corrector_data --task=walker-walk \\
-        --checkpoint=bundled:walker-walk-1m --episodes=10 --output=data/corrector_data_1m
+        --checkpoint=bundled:walker-walk-1m --episodes=10 --output=data
 """
 
 from pathlib import Path
@@ -45,7 +45,9 @@ ENV_SEED = flags.DEFINE_integer(
     "env_seed", 100_000, "Environment seed of the first episode; far from evaluation seeds."
 )
 OUTPUT = flags.DEFINE_string(
-    "output", None, "File or directory of the data; data/corrector_data_<size>.npz if empty."
+    "output",
+    corrector_files.DATA_DIR,
+    "Directory that gets corrector_data_<size>.npz, or a file ending in .npz.",
 )
 
 
@@ -55,20 +57,22 @@ def main() -> None:
     if not ALL_SIZES.value:
         _collect(planner_flags.apply(teachers.load_teacher(), PLAN_HORIZON.value), task)
         return
+    if OUTPUT.value.endswith(".npz"):
+        raise UserError("with --all_model_sizes, --output must be a directory, not a file")
     sizes = teachers.sizes_available(teachers.MODEL_DIR.value, task)
     if not sizes:
         raise UserError(f"{teachers.MODEL_DIR.value} holds no teacher for {task}")
     for size in sizes:
         path = str(teachers.find(teachers.MODEL_DIR.value, task, size).path)
         agent = planner_flags.apply(teachers.load(path, task, size), PLAN_HORIZON.value)
-        if corrector_files.data_path(OUTPUT.value, agent.config.model_size, many=True).exists():
+        if corrector_files.data_path(OUTPUT.value, agent.config.model_size).exists():
             print(f"{size}M is complete, skipped")
             continue
         _collect(agent, task)
 
 
 def _collect(agent: Agent, task: str) -> None:
-    path = corrector_files.data_path(OUTPUT.value, agent.config.model_size, ALL_SIZES.value)
+    path = corrector_files.data_path(OUTPUT.value, agent.config.model_size)
     earlier = _earlier(path, agent)
     round_number = 0 if earlier is None else int(earlier["round"].max()) + 1
     controller = agent.controller(

@@ -13,19 +13,16 @@ def size_name(model_size: int | None) -> str:
     return f"{model_size}m" if model_size else "custom"
 
 
-def data_path(output: str | None, model_size: int | None, many: bool = False) -> Path:
+def data_path(output: str | None, model_size: int | None) -> Path:
     """File of the data for one size.
 
     Args:
-      output: a file, or a directory that gets `corrector_data_<size>.npz`;
-        None means the directory `data`.
+      output: a file ending in `.npz`, or a directory that gets
+        `corrector_data_<size>.npz`; None means the directory `data`.
       model_size: in millions.
-      many: several sizes are written, so that `output` is a directory.
     """
     path = Path(output or DATA_DIR)
-    if output and not many and not path.is_dir():
-        return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-    return path / f"corrector_data_{size_name(model_size)}.npz"
+    return path if path.suffix == ".npz" else path / f"corrector_data_{size_name(model_size)}.npz"
 
 
 def corrector_path(directory: str, model_size: int | None, kind: str) -> Path:

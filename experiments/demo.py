@@ -106,9 +106,7 @@ def main() -> None:
     first = _train(agent, "two_tower", data, scale, output / "correctors_round_0")
     data = join([data, _collect(agent, scale.aggregate, output, 1, first)])
     _say(3, "train the correctors on all data")
-    correctors = {
-        kind: _train(agent, kind, data, scale, output / "correctors") for kind in kinds
-    }
+    correctors = {kind: _train(agent, kind, data, scale, output / "correctors") for kind in kinds}
     _say(4, f"compare the variants over {scale.evaluate} equal episodes")
     seeds = tuple(range(EVALUATE_SEED, EVALUATE_SEED + scale.evaluate))
     settings = EvaluationSettings(TASK, seeds)

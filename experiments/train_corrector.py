@@ -114,7 +114,7 @@ def _data_files() -> list[Path]:
         return found
     if not size.isdecimal():
         raise UserError(f"model size {size!r} is no number; it can be 1, 5, 19, 48, 317 or all")
-    return [corrector_files.data_path(DATA_DIR.value, int(size), many=True)]
+    return [corrector_files.data_path(DATA_DIR.value, int(size))]
 
 
 if __name__ == "__main__":

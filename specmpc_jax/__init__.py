@@ -1,5 +1,7 @@
 """TD-MPC2 in JAX: plan fast, execute plans speculatively, correct them.
 
+In short:
+
     import specmpc_jax as sm
 
     agent = sm.load("bundled:walker-walk-1m")

@@ -58,7 +58,8 @@ class Plan:
     """Result of one planner call."""
 
     action: Array  # [A] the action to execute now
-    actions: Array  # [H, A] the chosen elite sequence; its first row is `action` up to noise
+    actions: Array  # [H, A] the chosen elite sequence, beginning with `action`
+    latents: Array  # [H + 1, L] the latents that `actions` are predicted to visit, from z on
     mean: Array  # [H, A] mean over elites, unshifted: the next plan's warm start
     std: Array  # [H, A] std over elites
     elite_values: Array  # [E] descending

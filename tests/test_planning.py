@@ -85,3 +85,13 @@ def test_two_distinct_members_are_drawn():
 def test_impossible_settings_are_refused(field):
     with pytest.raises(UserError):
         PlannerConfig(**field)
+
+
+def test_predicted_latents_follow_the_chosen_actions():
+    model, z = linear_model(), jnp.array([0.5, -0.5])
+    plan = make_plan(jax.random.key(0), z, explore=True)
+    assert plan.latents.shape == (4, 2)
+    np.testing.assert_array_equal(plan.actions[0], plan.action)
+    for t in range(3):
+        expected = model.step(plan.latents[t], plan.actions[t])[1]
+        np.testing.assert_allclose(plan.latents[t + 1], expected, rtol=1e-6)

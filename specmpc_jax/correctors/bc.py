@@ -9,7 +9,11 @@ from specmpc_jax.types import Array, CorrectionContext
 
 
 class BehaviourCloning(nn.Module):
-    """Imitates the teacher from the real latent alone, at the size of the two-tower."""
+    """Imitates the teacher from the real latent alone.
+
+    Layers are twice as wide as `hidden_dim`, which gives it about as many
+    parameters as the two-tower has.
+    """
 
     config: CorrectorConfig
 
@@ -19,6 +23,6 @@ class BehaviourCloning(nn.Module):
         config = self.config
         x = context.step.z_real
         for name in ("encoder", "trunk"):
-            layer = Embedding(config.hidden_dim, config.num_layers, config.dropout, name=name)
+            layer = Embedding(2 * config.hidden_dim, config.num_layers, config.dropout, name=name)
             x = layer(x, deterministic=deterministic)
         return jnp.tanh(nn.Dense(config.action_dim, name="action")(x))

@@ -71,12 +71,16 @@ def plan(
     last = jax.tree.map(lambda leaf: leaf[-1], trace)
     chosen = jnp.argmax(jnp.log(last.scores) + noise.gumbel)
     actions = last.elite_actions[:, chosen]
-    action = actions[0]
     if explore:
-        action = action + last.std[0] * noise.exploration
+        actions = actions.at[0].add(last.std[0] * noise.exploration)
+    actions = jnp.clip(actions, -1.0, 1.0)
+    latents = [z]
+    for action in actions:
+        latents.append(model.step(latents[-1], action)[1])
     return Plan(
-        action=jnp.clip(action, -1.0, 1.0),
+        action=actions[0],
         actions=actions,
+        latents=jnp.stack(latents),
         mean=last.mean,
         std=last.std,
         elite_values=last.elite_values,

@@ -22,8 +22,7 @@ def block_from_plan(
       The `Block`; its first latent is z itself.
     """
     planned = plan.actions if follow == "elite" else plan.mean
-    first = plan.action if follow == "elite" else plan.mean[0]
-    actions, latents = [first], [z]
+    actions, latents = [planned[0]], [z]
     for offset in range(1, exec_horizon):
         _, z = model.step(z, actions[-1])
         action = planned[offset] if offset < planned.shape[0] else model.policy_mean(z)

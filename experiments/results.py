@@ -13,6 +13,7 @@ from specmpc_jax.errors import UserError
 EPISODES_FILE = "episodes.csv"
 BASELINE = "baseline"
 OPEN_LOOP = "open_loop"
+POLICY = "policy"
 # How a table may say that blocks are executed as planned.
 _NO_CORRECTOR = ("", "none", "naive", OPEN_LOOP)
 _EPISODE_COLUMNS = ("task", "model_id", "variant", "env_seed", "return")
@@ -45,7 +46,8 @@ class Result:
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    returns: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+    mean_ms: float = math.nan
+    returns: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def kind(self) -> str:
@@ -53,6 +55,11 @@ class Result:
         if self.variant == BASELINE:
             return BASELINE
         return OPEN_LOOP if self.corrector in _NO_CORRECTOR else self.corrector
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether plans are run for more than one step."""
+        return self.kind not in (BASELINE, POLICY)
 
     @property
     def replan_percent(self) -> int:
@@ -74,6 +81,11 @@ class Model:
         """The result of planning at every step, if it was measured."""
         return next((r for r in self.results if r.kind == BASELINE), None)
 
+    @property
+    def blocks(self) -> list[Result]:
+        """The results of running plans for more than one step."""
+        return [result for result in self.results if result.in_blocks]
+
 
 def read_results(path: files.PathLike) -> list[Result]:
     """Reads a results table, with the episodes of `episodes.csv` where that lies beside it.
@@ -82,12 +94,15 @@ def read_results(path: files.PathLike) -> list[Result]:
       UserError: if the file is missing, empty, lacks columns, or holds what is no number.
     """
     path = Path(path)
-    columns = [field.name for field in dataclasses.fields(Result) if field.name != "returns"]
+    own = {"returns", "mean_ms"}
+    columns = [field.name for field in dataclasses.fields(Result) if field.name not in own]
     returns = _read_returns(path.with_name(EPISODES_FILE))
     results: dict[tuple[str, ...], Result] = {}
     for place, row in _read_rows(path, columns):
         values = {name: _parse(row, name, place) for name in columns}
         key = (row["task"], row["model_id"], row["variant"])
+        # Tables that do not tell the mean latency are read all the same.
+        values["mean_ms"] = _parse(row, "mean_ms", place) if row.get("mean_ms") else math.nan
         result = Result(**values, returns=returns.get(key, {}))
         if results.setdefault((*key, row["model_size"], row["seed"]), result) is not result:
             raise UserError(f"{place}: {result.variant} on {result.task} is there twice")
@@ -102,17 +117,42 @@ def models_by_task(results: Sequence[Result]) -> dict[str, list[Model]]:
     }
 
 
+def paired_differences(result: Result, reference: Result | None) -> list[float]:
+    """Difference in return on each environment seed that both were run on."""
+    theirs = reference.returns if reference else {}
+    return [own - theirs[seed] for seed, own in result.returns.items() if seed in theirs]
+
+
+def compared_to_open_loop(model: Model) -> dict[Result, Result]:
+    """Maps each corrected variant to the open loop of its own horizon, where that was measured."""
+    plain = [r for r in model.blocks if r.kind == OPEN_LOOP and not r.replan_percent]
+    open_loop = {result.exec_horizon: result for result in plain}
+    return {
+        result: open_loop[result.exec_horizon]
+        for result in model.blocks
+        if result not in plain and result.exec_horizon in open_loop
+    }
+
+
+def pareto_front(results: Sequence[Result], cost: str) -> list[Result]:
+    """Variants that no other beats in return at the same or a lower `cost`, cheapest first."""
+    front: list[Result] = []
+    for result in sorted(results, key=lambda r: (getattr(r, cost), -r.mean_return)):
+        if not front or result.mean_return > front[-1].mean_return:
+            front.append(result)
+    return front
+
+
 def _models(results: Sequence[Result]) -> list[Model]:
     def identity(result: Result) -> tuple[float, str, str]:
         return (result.model_size or math.inf, result.model_id, result.seed)
 
     identities = sorted({identity(result) for result in results})
-    sizes = [size for size, _, _ in identities]
     models = []
     for key in identities:
         size, model_id, seed = key
         parts = [f"{size:g}M" if size < math.inf else model_id]
-        if size < math.inf and sizes.count(size) > 1:
+        if size < math.inf and len({other[1] for other in identities if other[0] == size}) > 1:
             parts.append(model_id)
         if sum(other[:2] == key[:2] for other in identities) > 1:
             parts.append(f"seed {seed}")
@@ -141,11 +181,11 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
     try:
         with files.existing_path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            header, rows = reader.fieldnames, list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is no CSV file: {error}") from error
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing and rows:
+    missing = [name for name in columns if name not in (header or ())]
+    if header and missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}")
     if not rows:
         raise UserError(f"{path} holds no results; experiments.eval_corrector writes such files")
@@ -161,9 +201,9 @@ def _parse(row: Mapping[str, str], name: str, place: str) -> str | int | float |
     if name in ("task", "model_id", "seed", "variant", "corrector"):
         return text
     if name == "model_size":
-        return int(_number(text.lower().removesuffix("m"), name, place)) if text else None
+        return _whole_number(text, name, place) if text else None
     if name == "exec_horizon":
-        return int(_number(text, name, place))
+        return _whole_number(text, name, place)
     if text == "" and name != "mean_return":
         return math.nan
     return _number(text, name, place)
@@ -174,6 +214,12 @@ def _number(text: str, name: str, place: str) -> float:
         value = float(text)
     except ValueError:
         value = math.inf
-    if math.isinf(value):
+    if not math.isfinite(value):
         raise UserError(f"{place}: {name} is {text!r}, not a number")
     return value
+
+
+def _whole_number(text: str, name: str, place: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f"{place}: {name} is {text!r}, not a whole number")
+    return int(text)

@@ -4,10 +4,12 @@ The planner knows model functions, not networks, and is unbatched: batch it
 with `jax.vmap`. All randomness is drawn beforehand by `draw_noise`.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from specmpc_jax.config import PlannerConfig
 from specmpc_jax.planning.trajectory_value import Rollout, roll_out, terminal_value
@@ -27,18 +29,27 @@ class Iteration(NamedTuple):
 
 def draw_noise(key: Array, config: PlannerConfig, action_dim: int, num_q: int) -> PlannerNoise:
     """Draws every random number of one plan; consumes `key`."""
-    policy, samples, value, members, gumbel, exploration = jax.random.split(key, 6)
+    normal_key, gumbel_key, first_key, second_key = jax.random.split(key, 4)
     iterations, horizon = config.iterations, config.horizon
     explored = config.num_samples - config.num_pi_trajs
+    shapes = {
+        "policy": (horizon, config.num_pi_trajs, action_dim),
+        "samples": (iterations, horizon, explored, action_dim),
+        "value": (iterations, config.num_samples, action_dim),
+        "exploration": (action_dim,),
+    }
+    # One draw for all normals: each draw is compiled apart, and that takes longer than drawing.
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = jnp.split(jax.random.normal(normal_key, (int(ends[-1]),)), ends[:-1])
+    normals = {
+        name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+    first = jax.random.randint(first_key, (iterations,), 0, num_q)
+    second = first + 1 + jax.random.randint(second_key, (iterations,), 0, num_q - 1)
     return PlannerNoise(
-        policy=jax.random.normal(policy, (horizon, config.num_pi_trajs, action_dim)),
-        samples=jax.random.normal(samples, (iterations, horizon, explored, action_dim)),
-        value=jax.random.normal(value, (iterations, config.num_samples, action_dim)),
-        members=jax.vmap(lambda k: jax.random.permutation(k, num_q)[:2])(
-            jax.random.split(members, iterations)
-        ),
-        gumbel=jax.random.gumbel(gumbel, (config.num_elites,)),
-        exploration=jax.random.normal(exploration, (action_dim,)),
+        members=jnp.stack([first, second % num_q], axis=-1),
+        gumbel=jax.random.gumbel(gumbel_key, (config.num_elites,)),
+        **normals,
     )
 
 

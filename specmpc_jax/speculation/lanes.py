@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from specmpc_jax.types import Array
 
-
 # Every bucket is compiled apart, so small batches do without the quarter.
 _LANES_FOR_QUARTERS = 8
 

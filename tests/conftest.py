@@ -8,6 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Collectives over more virtual devices than XLA has threads deadlock; it reads
 # the size of its thread pool from here.
 os.environ.setdefault("NPROC", "16")
+# Tests compile far more than they run; this halves the time that compiling takes.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import jax

@@ -13,7 +13,8 @@ from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, PlannerConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.envs.protocol import EnvironmentSpec, Transition
-from specmpc_jax.types import Params, PlannerNoise, PlanningModel
+from specmpc_jax.planning import fused_model
+from specmpc_jax.types import Array, Params, PlannerNoise, PlanningModel
 from specmpc_jax.world_model import WorldModel
 
 FORWARD_CASES = ("single_tiny", "mt_tiny", "episodic_tiny", "rgb_tiny", "single_1m", "episodic_1m")
@@ -48,6 +49,18 @@ def golden_model(case: str) -> GoldenModel:
     return GoldenModel(
         config, jax.tree.map(jnp.asarray, params), golden.arrays, golden.meta, planner
     )
+
+
+def _readable(config: ModelConfig, params: Params, task: Array | None) -> PlanningModel:
+    return WorldModel(config).planning_model(params, task)
+
+
+def _fused(config: ModelConfig, params: Params, task: Array | None) -> PlanningModel:
+    return fused_model.planning_model(config, fused_model.prepare(config, params), task)
+
+
+# What must give the same planning functions for (config, params, task).
+IMPLEMENTATIONS = {"readable": _readable, "fused": _fused}
 
 
 def recorded_noise(arrays: dict[str, np.ndarray], prefix: str) -> PlannerNoise:
@@ -95,9 +108,12 @@ def tiny_config(**fields: object) -> ModelConfig:
 
 
 def tiny_agent(seed: int = 0, **fields: object) -> Agent:
-    """An untrained tiny agent with a cheap planner."""
+    """A tiny agent with random weights and a cheap planner."""
     config = tiny_config(**fields)
     params = jax.jit(WorldModel(config).init)(jax.random.key(seed))
+    # Fresh reward and Q heads are zero: all plans would be equally good, and rounding would choose.
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
     return Agent(params, config, TINY_PLANNER, fingerprint=checkpointing.fingerprint(params))
 
 

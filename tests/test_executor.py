@@ -63,7 +63,7 @@ def test_one_plan_a_block(exec_horizon):
     expected = [Outcome.ACCEPT if t % exec_horizon else Outcome.REPLAN for t in range(12)]
     assert outcomes(records) == expected
     for t, (action, _, info, z) in enumerate(records):
-        assert int(info.planned.offset) == t % exec_horizon
+        assert int(info.offset) == t % exec_horizon
         # The toy is its own model, so the prediction is exact and the plan is executed.
         np.testing.assert_allclose(info.planned.z_pred, z, atol=1e-5)
         np.testing.assert_allclose(info.mismatch, 0.0, atol=1e-4)

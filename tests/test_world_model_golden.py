@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import FORWARD_CASES, golden_model
+from models import FORWARD_CASES, IMPLEMENTATIONS, golden_model
 from specmpc_jax.planning.trajectory_value import roll_out, terminal_value
 from specmpc_jax.world_model import WorldModel
 
@@ -94,10 +94,11 @@ def test_q_ensemble(case, target):
         check(case, f"q_{name}{suffix}", value[:, None])
 
 
-def test_value_of_sequences(case):
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_value_of_sequences(case, implementation):
     arrays = case.arrays
     task = jnp.asarray(arrays["est_task"][0]) if case.config.multitask else None
-    model = WorldModel(case.config).planning_model(case.params, task)
+    model = IMPLEMENTATIONS[implementation](case.config, case.params, task)
     rollout = roll_out(model, jnp.asarray(arrays["est_z"]), jnp.asarray(arrays["est_actions"]))
     members = jnp.asarray(arrays["est_qidx"])
     value = terminal_value(model, rollout, jnp.asarray(arrays["est_pi_eps"]), members)

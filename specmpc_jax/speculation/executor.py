@@ -78,6 +78,11 @@ class StepInfo:
     mismatch: Array  # [] distance to the prediction, 0 where there was none
     planned: PlannedStep  # the step as the corrector sees it
 
+    @property
+    def offset(self) -> Array:
+        """Steps since the plan was made, `[]`; 0 where one was just made."""
+        return self.planned.offset
+
 
 def initial_state(
     config: SpeculationConfig, key: Array, latent_dim: int, action_dim: int, horizon: int

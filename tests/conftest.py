@@ -1,15 +1,13 @@
 """Strict numerics, eight virtual CPU devices, and the fixtures that all tests share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Collectives over more virtual devices than XLA has threads deadlock; it reads
 # the size of its thread pool from here.
 os.environ.setdefault("NPROC", "16")
-# Tests compile far more than they run; this halves the time that compiling takes.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import hypothesis
 import jax
@@ -23,6 +21,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 launch.use_compilation_cache()
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiles without optimising, in half the time, but where the last bits are compared."""
+    exact = request.module.__name__.endswith(("_golden", "_fused_model"))
+    jax.config.update("jax_disable_most_optimizations", not exact)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -20,7 +20,9 @@ PLANNER = ["--num_samples=8", "--num_elites=2", "--num_pi_trajs=2", "--iteration
 def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     """Runs a binary in `cwd`."""
     command = [sys.executable, "-m", program, "--device=cpu", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # Compiled without optimising: these programs compile far longer than they run.
+    flags = "--xla_backend_optimization_level=0"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 from absl import flags
-from models import tiny_agent
 
 from experiments import teachers
+from models import tiny_agent
 from specmpc_jax import checkpointing
 from specmpc_jax.config import MODEL_SIZES
 from specmpc_jax.errors import UserError

@@ -33,7 +33,7 @@ from specmpc_jax.progress import Progress
 
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Directory of everything made.")
 EPISODES = flags.DEFINE_integer(
-    "episodes", None, "Evaluation episodes of each variant (default 6, quick 2).", lower_bound=1
+    "episodes", None, "Evaluation episodes of each variant (default 5, quick 2).", lower_bound=1
 )
 QUICK = flags.DEFINE_bool("quick", False, "Less of everything: under 3 minutes, wider intervals.")
 
@@ -51,9 +51,9 @@ class Scale:
     of the published one's work; it serves all variants and makes the labels.
     """
 
-    collect: int = 5
-    aggregate: int = 5
-    evaluate: int = 6
+    collect: int = 4
+    aggregate: int = 4
+    evaluate: int = 5
     epochs: int = 40
     num_samples: int = 192
     iterations: int = 4

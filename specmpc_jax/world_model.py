@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from specmpc_jax.config import ModelConfig
-from specmpc_jax.networks import encoders, heads, task_embedding
-from specmpc_jax.ops import discrete_regression, distributions
+from specmpc_jax.networks import encoders, heads
+from specmpc_jax.ops import discrete_regression, distributions, task_embedding
 from specmpc_jax.types import Array, Params, PlanningModel
 
 TASK_EMBEDDING_INIT = 0.02

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specmpc_jax.config import ModelConfig, discount_for_episode_length
-from specmpc_jax.networks import layers, task_embedding
-from specmpc_jax.ops import discrete_regression, distributions, running_scale
+from specmpc_jax.networks import layers
+from specmpc_jax.ops import discrete_regression, distributions, running_scale, task_embedding
 from specmpc_jax.ops.sequences import shift_sequence
 
 CONFIG = ModelConfig(action_dim=1)

@@ -11,7 +11,7 @@ from specmpc_jax.learning import losses, train_state
 from specmpc_jax.learning.batch import Batch, UpdateNoise, draw_noise
 from specmpc_jax.learning.losses import Metrics
 from specmpc_jax.learning.train_state import TrainState
-from specmpc_jax.networks import task_embedding
+from specmpc_jax.ops import task_embedding
 from specmpc_jax.types import Array, Params
 from specmpc_jax.world_model import WorldModel
 

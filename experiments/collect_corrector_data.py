@@ -2,21 +2,20 @@
 
     python -m experiments.collect_corrector_data --task=walker-walk \\
         --checkpoint=bundled:walker-walk-1m --episodes=10 --output=data
+
+Finished episodes are kept: the same command goes on where it was killed.
 """
 
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from experiments import corrector_files, launch, planner_flags, teachers
+from experiments.collecting import collect_round, finish, mean_return
 from specmpc_jax.agent import Agent
-from specmpc_jax.correctors.collection import collect
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
-from specmpc_jax.envs import registry
 from specmpc_jax.errors import UserError
-from specmpc_jax.progress import Progress
 
 ALL_SIZES = flags.DEFINE_bool(
     "all_model_sizes", False, "Collect with every size of teacher in --model_dir."
@@ -73,11 +72,10 @@ def main() -> None:
 
 def _collect(agent: Agent, task: str) -> None:
     path = corrector_files.data_path(OUTPUT.value, agent.config.model_size)
-    earlier = _earlier(path, agent)
+    earlier = _earlier(path)
     round_number = 0 if earlier is None else int(earlier["round"].max()) + 1
-    controller = agent.controller(
-        EXEC_HORIZON.value, CORRECTOR.value, follow=FOLLOW.value, task=task
-    )
+    corrector = Corrector.load(CORRECTOR.value) if CORRECTOR.value else None
+    controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=task)
     first = ENV_SEED.value + (0 if earlier is None else earlier.num_episodes)
     seeds = range(first, first + EPISODES.value)
     metadata = {
@@ -88,32 +86,20 @@ def _collect(agent: Agent, task: str) -> None:
         "exec_horizon": EXEC_HORIZON.value,
         "history_len": HISTORY_LEN.value,
         "follow": FOLLOW.value,
-        "provenance": launch.provenance(),
+        "corrector": corrector.fingerprint if corrector else None,
     }
-    lanes = min(NUM_ENVS.value, EPISODES.value)
-    with registry.make_batch(task, lanes) as environments:
-        steps = EPISODES.value * environments.spec.episode_length
-        with Progress(steps, f"collect {task}", unit="step", quiet=launch.QUIET.value) as progress:
-            data, episodes = collect(
-                controller,
-                environments,
-                seeds,
-                launch.key(round_number),
-                metadata,
-                round_number,
-                progress.advance,
-            )
-    if earlier is not None:
-        data = join([earlier, data])
-    data.save(path)
-    returns = [episode.episode_return for episode in episodes]
+    data = collect_round(controller, task, seeds, NUM_ENVS.value, metadata, round_number, path)
+    returned = mean_return(data)
+    data = join([data] if earlier is None else [earlier, data])
+    record = {**data.metadata, "provenance": launch.provenance()}
+    finish(CorrectorDataset(data.arrays, record), path)
     print(
-        f"return while collecting {np.mean(returns):.1f}; {len(data)} steps of "
-        f"{data.num_episodes} episodes in {path}"
+        f"return while collecting {returned:.1f}; {len(data)} steps of {data.num_episodes} "
+        f"episodes in {path}"
     )
 
 
-def _earlier(path: Path, agent: Agent) -> CorrectorDataset | None:
+def _earlier(path: Path) -> CorrectorDataset | None:
     """Data of earlier rounds that an aggregation round joins; None for a first round."""
     if not CORRECTOR.value:
         if path.exists():
@@ -122,7 +108,6 @@ def _earlier(path: Path, agent: Agent) -> CorrectorDataset | None:
                 "--corrector to add an aggregation round"
             )
         return None
-    Corrector.load(CORRECTOR.value).check_teacher(agent.fingerprint, agent.config)
     return CorrectorDataset.load(path)
 
 

@@ -15,15 +15,13 @@ from absl import flags
 
 import specmpc_jax as sm
 from experiments import launch, plotting, tables
+from experiments.collecting import collect_round, finish
 from experiments.compare import Results, compare, run_settings, table
-from specmpc_jax import files
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
-from specmpc_jax.correctors.collection import collect
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
 from specmpc_jax.correctors.training import Epoch, train
-from specmpc_jax.envs import registry
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation import variants as variant_names
 from specmpc_jax.evaluation.comparison import EvaluationSettings
@@ -126,8 +124,9 @@ def main() -> None:
 def _collect(
     agent: Agent, episodes: int, output: Path, round_number: int, corrector: Corrector | None
 ) -> CorrectorDataset:
-    """One round of data; read from disk if it is there and of the same settings."""
+    """One round of data; episodes that are on disk with the same settings are not run again."""
     path = output / "data" / f"round_{round_number}.npz"
+    first = COLLECT_SEED + 1000 * round_number
     metadata = {
         "teacher": agent.fingerprint,
         "model_size": agent.config.model_size,
@@ -135,28 +134,13 @@ def _collect(
         "planner": dataclasses.asdict(agent.planner),
         "exec_horizon": BLOCK,
         "history_len": CorrectorConfig().history_len,
-        "episodes": episodes,
         "seed": launch.SEED.value,
         "corrector": corrector.fingerprint if corrector else None,
     }
-    if path.exists():
-        data = CorrectorDataset.load(path)
-        if data.metadata == {**files.to_plain(metadata), "format": data.metadata["format"]}:
-            return data
-    first = COLLECT_SEED + 1000 * round_number
-    with registry.make_batch(TASK, 1) as environments:
-        steps = episodes * environments.spec.episode_length
-        with _progress(steps, f"round {round_number}", "step") as progress:
-            data, _ = collect(
-                agent.controller(BLOCK, corrector),
-                environments,
-                range(first, first + episodes),
-                launch.key(round_number),
-                metadata,
-                round_number,
-                progress.advance,
-            )
-    data.save(path)
+    controller = agent.controller(BLOCK, corrector)
+    seeds = range(first, first + episodes)
+    data = collect_round(controller, TASK, seeds, 1, metadata, round_number, path)
+    finish(data, path)
     return data
 
 

@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from models import tiny_agent
 from specmpc_jax import checkpointing
+from specmpc_jax.correctors.dataset import CorrectorDataset
 
 ROOT = Path(__file__).parents[1]
 TASK = "cartpole-balance"
@@ -134,3 +136,27 @@ def test_evaluate(workplace, teacher):
 )  # fmt: skip
 def test_bad_input_gets_one_line(workplace, arguments, said):
     assert said in fail(*arguments, "--quiet", cwd=workplace)
+
+
+def test_killed_collection_goes_on_with_the_next_episode(workplace, teacher):
+    command = [
+        sys.executable, "-m", "experiments.collect_corrector_data", "--device=cpu", *teacher,
+        "--episodes=3", "--output=killed",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    partial = workplace / "killed" / "corrector_data_custom.partial.npz"
+    with subprocess.Popen(
+        command, cwd=workplace, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        while not partial.exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    assert partial.exists()
+    first = CorrectorDataset.load(partial)
+    assert 500 <= len(first) < 1500
+    result = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True)
+    assert "1500 steps of 3 episodes" in result.stdout, result.stderr
+    whole = CorrectorDataset.load(workplace / "killed" / "corrector_data_custom.npz")
+    assert not partial.exists()
+    for name in ("z_real", "a_plan", "a_teacher"):
+        assert (whole[name][: len(first)] == first[name]).all()

@@ -14,7 +14,7 @@ from converters.key_mapping import Entry, Structure
 from converters.torch_reader import Layout, detect_layout
 from specmpc_jax.config import ModelConfig
 from specmpc_jax.errors import UserError
-from specmpc_jax.networks.task_embedding import action_masks
+from specmpc_jax.ops.task_embedding import action_masks
 from specmpc_jax.types import Params
 from specmpc_jax.world_model import WorldModel
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from converters import conversion
 from specmpc_jax.config import ModelConfig
 from specmpc_jax.errors import UserError
-from specmpc_jax.networks.task_embedding import action_masks, look_up
+from specmpc_jax.ops.task_embedding import action_masks, look_up
 from specmpc_jax.types import Params
 from specmpc_jax.world_model import WorldModel
 

@@ -213,6 +213,8 @@ def test_compilation_cache_and_virtual_devices(run, tmp_path):
 
 
 def test_interrupt(binary, environment):
+    # Jobs that a script started in the background ignore Ctrl-C, and their children inherit it.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, binary, "--task=t", "--do=sleep", "--quiet"],
         stdout=subprocess.PIPE,
@@ -220,6 +222,7 @@ def test_interrupt(binary, environment):
         text=True,
         env=environment,
     )
+    signal.signal(signal.SIGINT, inherited)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

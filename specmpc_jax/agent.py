@@ -17,6 +17,7 @@ from specmpc_jax.controller import ControlArrays, Controller, ControlProgram, ma
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.refine import RefineConfig
 from specmpc_jax.errors import UserError, nearest_names
+from specmpc_jax.ops.lanes import over_lanes
 from specmpc_jax.planning import fused_model, mppi
 from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation.executor import ExecutorState, StepInfo, Thresholds
@@ -278,7 +279,7 @@ def _plan(
 
     if z.ndim == 1:
         return single(z, key, warm_start)
-    return jax.vmap(single)(z, jax.random.split(key, z.shape[0]), warm_start)
+    return over_lanes(single, z, jax.random.split(key, z.shape[0]), warm_start)
 
 
 def _threshold(

@@ -7,11 +7,11 @@ import pytest
 
 from models import linear_model
 from specmpc_jax.config import PlannerConfig, SpeculationConfig
+from specmpc_jax.ops.lanes import bucket_sizes, in_buckets, in_turn, on_lanes, over_lanes
 from specmpc_jax.planning import mppi
 from specmpc_jax.speculation import executor
 from specmpc_jax.speculation.blocks import block_from_plan
 from specmpc_jax.speculation.executor import Functions, Outcome, Thresholds
-from specmpc_jax.speculation.lanes import bucket_sizes, on_lanes
 from specmpc_jax.speculation.mismatch import mismatch
 
 PLANNER = PlannerConfig(num_samples=32, num_elites=4, num_pi_trajs=2, iterations=2)
@@ -159,11 +159,33 @@ def test_batched_lanes_equal_single_ones(correct):
     assert seen == ({0, 2} if correct is None else {0, 1, 2})
 
 
+@pytest.mark.parametrize("way", [on_lanes, in_turn, in_buckets])
 @pytest.mark.parametrize("count", range(6))
-def test_only_lanes_in_need_are_computed(count):
+def test_only_lanes_in_need_change(way, count):
     need = jnp.arange(5) >= 5 - count
-    out = on_lanes(lambda x: x * 2, need, (jnp.arange(5),), -jnp.ones(5, int))
+    out = way(lambda x: x * 2, need, (jnp.arange(5),), -jnp.ones(5, int))
     np.testing.assert_array_equal(out, [i * 2 if need[i] else -1 for i in range(5)])
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_one_after_another_only_lanes_in_need_are_computed(count):
+    computed = []
+
+    def function(x):
+        jax.debug.callback(lambda x: computed.append(int(x)), x)
+        return x * 2
+
+    need = jnp.arange(5) >= 5 - count
+    in_turn(function, need, (jnp.arange(5),), -jnp.ones(5, int))
+    jax.effects_barrier()
+    assert sorted(computed) == list(range(5 - count, 5))
+
+
+@pytest.mark.parametrize("way", [over_lanes, lambda f, *a: jax.vmap(f)(*a)])
+def test_every_lane_is_computed(way):
+    x, y = jnp.arange(12.0).reshape(4, 3), jnp.arange(4.0)
+    out = way(lambda x, y: {"sum": x.sum() + y}, x, y)
+    np.testing.assert_array_equal(out["sum"], x.sum(-1) + y)
 
 
 def test_bucket_sizes_cover_every_count():

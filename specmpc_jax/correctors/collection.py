@@ -13,9 +13,9 @@ from specmpc_jax.controller import ControlArrays, Controller, ControlProgram, co
 from specmpc_jax.correctors.dataset import ARRAYS, CorrectorDataset
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
+from specmpc_jax.ops.lanes import on_lanes
 from specmpc_jax.ops.sequences import shift_sequence
 from specmpc_jax.speculation.executor import Outcome
-from specmpc_jax.speculation.lanes import on_lanes
 from specmpc_jax.speculation.mismatch import mismatch
 from specmpc_jax.types import Array, Block
 

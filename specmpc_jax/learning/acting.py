@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from specmpc_jax.config import ModelConfig, PlannerConfig
+from specmpc_jax.ops.lanes import over_lanes
 from specmpc_jax.ops.sequences import shift_sequence
 from specmpc_jax.planning import fused_model, mppi
 from specmpc_jax.types import Array, Params
@@ -53,4 +54,4 @@ def explore(
         result = mppi.plan(functions, planner, z, warm_start, noise, explore=True)
         return result.action, result.mean
 
-    return jax.vmap(plan)(z, mean, first, jax.random.split(key, len(observation)))
+    return over_lanes(plan, z, mean, first, jax.random.split(key, len(observation)))

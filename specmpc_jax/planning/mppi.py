@@ -1,7 +1,7 @@
 """Model-predictive path integral planning, as TD-MPC2 does it (spec section 7).
 
 The planner knows model functions, not networks, and is unbatched: batch it
-with `jax.vmap`. All randomness is drawn beforehand by `draw_noise`.
+with `ops.lanes`. All randomness is drawn beforehand by `draw_noise`.
 """
 
 import math

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from specmpc_jax.config import SpeculationConfig
+from specmpc_jax.ops.lanes import on_lanes
 from specmpc_jax.ops.sequences import shift_sequence
-from specmpc_jax.speculation.lanes import on_lanes
 from specmpc_jax.speculation.mismatch import mismatch
 from specmpc_jax.types import (
     Array,

@@ -229,6 +229,7 @@ def _set_up_jax(before_devices: Callable[[], None] | None) -> None:
     warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
     if _COMPILATION_CACHE.value:
         use_compilation_cache()
+    _prefer_wide_vectors()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("NPROC", "16")
     wanted = DEVICE.value
@@ -248,6 +249,13 @@ def _set_up_jax(before_devices: Callable[[], None] | None) -> None:
             f"seed {SEED.value}",
             flush=True,
         )
+
+
+def _prefer_wide_vectors() -> None:
+    """Lets XLA use 512-bit vectors where the CPU has them; docs/performance.md has the gain."""
+    option, given = "--xla_cpu_prefer_vector_width", os.environ.get("XLA_FLAGS", "")
+    if "avx512f" in _cpu_field("flags").split() and option not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {option}=512".strip()
 
 
 def _devices(wanted: str) -> list[Any]:

@@ -15,6 +15,7 @@ BINARY = '''
 """Does one of several things."""
 
 import json
+import os
 import sys
 import time
 
@@ -58,6 +59,7 @@ def main():
             import jax
 
             print(jax.config.jax_compilation_cache_dir, jax.device_count())
+            print(os.environ.get("XLA_FLAGS", ""))
 
 
 def before_devices():
@@ -205,11 +207,26 @@ def test_start_line_and_quiet(run):
 
 
 def test_compilation_cache_and_virtual_devices(run, tmp_path):
-    assert run("--task=t", "--do=jax", "--quiet").stdout.split()[-1] == "3"
+    first = run("--task=t", "--do=jax", "--quiet").stdout.splitlines()[0]
+    assert first.split()[-1] == "3"
     kept = run("--task=t", "--do=jax", "--quiet").stdout
     assert kept.startswith(str(tmp_path / "cache" / "specmpc_jax"))
     off = run("--task=t", "--do=jax", "--quiet", "--nocompilation_cache").stdout
     assert off.startswith("None")
+
+
+def test_wide_vectors_leave_the_users_xla_flags_alone(run, environment):
+    def xla_flags(**changes):
+        environment.update(changes)
+        return run("--task=t", "--do=jax", "--quiet").stdout.splitlines()[1].split()
+
+    wide = Path("/proc/cpuinfo").exists() and "avx512f" in Path("/proc/cpuinfo").read_text()
+    added = ["--xla_cpu_prefer_vector_width=512"] * wide
+    other = "--xla_cpu_enable_fast_min_max=false"
+    assert xla_flags(XLA_FLAGS="") == added
+    assert xla_flags(XLA_FLAGS=other) == [other, *added]
+    chosen = "--xla_cpu_prefer_vector_width=256"
+    assert xla_flags(XLA_FLAGS=chosen) == [chosen]
 
 
 def test_interrupt(binary, environment):

@@ -49,7 +49,8 @@ def main():
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
         case "sleep":
             print("ready", flush=True)
-            time.sleep(60)
+            for _ in range(600):  # a signal just before a single long sleep would wait for its end
+                time.sleep(0.1)
         case "pipe":
             for i in range(100_000):
                 print(i)

@@ -10,7 +10,7 @@ from dm_control.utils import rewards
 _DISTANCE = 0.5  # metres, from the ball to the target inside the cup
 _BALL_SPEED = 6.0  # metres per second
 
-_OUTSIDE_STARTS = 0.1  # share of episodes that may start anywhere
+_FREE_STARTS = 0.1  # share of episodes that start anywhere
 
 
 class SpinningBall(ball_in_cup.BallInCup):
@@ -18,7 +18,7 @@ class SpinningBall(ball_in_cup.BallInCup):
 
     def initialize_episode(self, physics: ball_in_cup.Physics) -> None:
         """Draws a place without collision, in nine of ten episodes inside the target."""
-        anywhere = self.random.uniform() < _OUTSIDE_STARTS
+        anywhere = self.random.uniform() < _FREE_STARTS
         super().initialize_episode(physics)
         while not anywhere and not physics.in_target():
             super().initialize_episode(physics)

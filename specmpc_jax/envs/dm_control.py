@@ -1,4 +1,4 @@
-"""The DeepMind Control Suite: state observations, seeded episodes, rendering.
+"""The DeepMind Control Suite and TD-MPC2's tasks on its bodies, with seeded episodes.
 
 Conventions are TD-MPC2's (spec section 9): observations concatenated in the
 suite's own order, actions scaled to [-1, 1], action repeat 2, 1000 environment
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from specmpc_jax.envs import custom_tasks
 from specmpc_jax.envs.protocol import EnvironmentSpec, Transition
 from specmpc_jax.envs.rendering import import_suite, rendering_errors
 from specmpc_jax.errors import UserError, nearest_names
@@ -26,8 +27,8 @@ _NEEDS_CONTEXT = ("quadruped", "escape")
 
 
 def task_names() -> tuple[str, ...]:
-    """Canonical names of all tasks of the suite, such as "cup-catch"."""
-    return tuple(_canonical_name(*pair) for pair in import_suite().ALL_TASKS)
+    """Canonical names of all tasks, such as "cup-catch": the suite's, then TD-MPC2's."""
+    return tuple(_canonical_name(*pair) for pair in _task_pairs())
 
 
 def make(task: str, **options: Any) -> "DMControlEnvironment":
@@ -36,7 +37,7 @@ def make(task: str, **options: Any) -> "DMControlEnvironment":
 
 
 def find_task(task: str) -> tuple[str, str]:
-    """Finds the suite's (domain, task) of a name.
+    """Finds the (domain, task) of a name, as the suite writes them.
 
     Names are `<domain>-<task>`; upper case and underscores are accepted, and so
     are the suite's own names of the domains that TD-MPC2 renames.
@@ -45,7 +46,7 @@ def find_task(task: str) -> tuple[str, str]:
       UserError: if there is no such task; names the nearest ones.
     """
     pairs = {}
-    for domain, name in import_suite().ALL_TASKS:
+    for domain, name in _task_pairs():
         pairs[_normalised(f"{domain}-{name}")] = (domain, name)
         pairs[_canonical_name(domain, name)] = (domain, name)
     pair = pairs.get(_normalised(task))
@@ -56,7 +57,7 @@ def find_task(task: str) -> tuple[str, str]:
 
 
 class DMControlEnvironment:
-    """One task of the suite; see `protocol.Environment`."""
+    """One task, the suite's or TD-MPC2's; see `protocol.Environment`."""
 
     def __init__(self, task: str, action_repeat: int = 2, seed: int = 0) -> None:
         """Loads the task.
@@ -134,6 +135,8 @@ class DMControlEnvironment:
     def _load(self, seed: int) -> Any:
         if not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must lie in 0..{2**32 - 1}")
+        if (self._domain, self._task) in custom_tasks.task_pairs():
+            return custom_tasks.load(self._domain, self._task, int(seed))
         environment = import_suite().load(
             self._domain, self._task, task_kwargs={"random": int(seed)}
         )
@@ -151,6 +154,10 @@ class DMControlEnvironment:
         if not np.isfinite(action).all():
             raise UserError(f"action {action} holds values that are not finite")
         return self._minimum + self._scale * (np.clip(action, -1.0, 1.0) + 1.0)
+
+
+def _task_pairs() -> tuple[tuple[str, str], ...]:
+    return (*import_suite().ALL_TASKS, *custom_tasks.task_pairs())
 
 
 def _canonical_name(domain: str, task: str) -> str:

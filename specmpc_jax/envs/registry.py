@@ -1,8 +1,9 @@
 """From a task's name to its environment.
 
-To add a simulator, write a module with `task_names() -> tuple[str, ...]` and
-`make(task, **options) -> Environment` (state observations) and give it a row in
-`BACKENDS`.
+An environment from outside of the project needs no change here: its task is named
+`MODULE:FACTORY` (docs/environments.md). To add a simulator to the project, write a
+module with `task_names() -> tuple[str, ...]` and `make(task, **options) -> Environment`
+(state observations) and give it a row in `BACKENDS`.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from specmpc_jax.envs import external
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.envs.protocol import Environment
 from specmpc_jax.errors import UserError
@@ -25,7 +27,8 @@ def make(task: str, observation: str = "state", **options: Any) -> Environment:
     """Makes the environment of a task.
 
     Args:
-      task: a name of `task_names()`, such as "walker-walk".
+      task: a name of `task_names()`, such as "walker-walk", or `MODULE:FACTORY` for
+        an environment of the caller's own (see `external.make`).
       observation: "state" (flat float32) or "rgb" (stacked frames).
       **options: passed on to the simulator's module, such as `action_repeat` or
         `seed` (the start of the random stream of resets without a seed).
@@ -36,8 +39,11 @@ def make(task: str, observation: str = "state", **options: Any) -> Environment:
     """
     if observation not in ("state", "rgb"):
         raise UserError(f"observation is {observation!r}; it can be 'state' or 'rgb'")
-    prefix = max((known for known in BACKENDS if task.startswith(known)), key=len)
-    environment = _backend(prefix).make(task, **options)
+    if ":" in task:
+        environment = external.make(task, **options)
+    else:
+        prefix = max((known for known in BACKENDS if task.startswith(known)), key=len)
+        environment = _backend(prefix).make(task, **options)
     if observation == "rgb":
         from specmpc_jax.envs.pixels import PixelEnvironment
 
@@ -59,7 +65,7 @@ def make_batch(
 
 
 def task_names() -> tuple[str, ...]:
-    """Every name that `make` accepts, without aliases.
+    """Every name of the project's own that `make` accepts, without aliases.
 
     Raises:
       UserError: if a simulator is not installed.

@@ -134,7 +134,7 @@ def run_episode(
         held = action
         if advance is not None:
             advance(episode.length - before)
-        if paced:
+        if paced and not over and episode.length < limit:
             clock.sleep(max(0.0, begin + needed * period - clock.now()))
     return episode
 

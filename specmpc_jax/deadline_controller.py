@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specmpc_jax.config import PlannerConfig
-from specmpc_jax.controller import Controller
+from specmpc_jax.controller import Controller, ControlProgram
 from specmpc_jax.errors import UserError
 from specmpc_jax.planning import deadline
 from specmpc_jax.planning.deadline import GovernorConfig, GovernorState, Timing
@@ -75,7 +75,7 @@ class DeadlineController:
         self._controllers = [with_planner(control, timing.planner) for timing in self.rungs]
 
     @property
-    def program(self) -> object:
+    def program(self) -> ControlProgram:
         """Static choices with the best planner that fits."""
         return self._controllers[0].program
 

@@ -46,8 +46,9 @@ class PipelinedController:
     """Acts in one environment; made by `Agent.pipelined_controller`.
 
     A plan that is not ready when its block begins is waited for, so that
-    actions depend on keys and observations alone, never on time. Used as a
-    context manager it ends its thread.
+    actions depend on keys and observations alone, never on time. A plan that a
+    mismatch drops cannot be stopped once it runs: the next one queues behind it.
+    Used as a context manager it ends its thread.
     """
 
     def __init__(
@@ -102,8 +103,7 @@ class PipelinedController:
             # A plan that the mismatch will drop is waited for too: it would only share the
             # processor with the plan on the spot.
             block = arriving.result() if block_end else machine.execution.block
-            followed = _follow(program, arrays, machine, block, observation)
-            action, after, info = followed
+            action, after, info = _follow(program, arrays, machine, block, observation)
             if int(info.outcome) == Outcome.REPLAN:
                 action, after, info = _replan(program, arrays, machine, observation, info.mismatch)
             machine = after

@@ -117,9 +117,10 @@ def test_a_paced_loop_waits_for_the_end_of_the_period():
 
 def test_background_plans_count_as_planner_calls():
     agent = tiny_agent()
-    with agent.pipelined_controller(2, "refine") as control:
+    # The program of test_async_planner, so that it is compiled once.
+    with agent.pipelined_controller(3, "refine") as control:
         episode = run_episode(control, ToyEnvironment(), 5, KEY, 1e6, max_steps=5)
-    assert (episode.planner_calls, episode.late) == (4, 0)
+    assert (episode.planner_calls, episode.late) == (3, 0)
 
 
 def test_periods_are_positive():
@@ -153,9 +154,9 @@ BINARY = ("experiments.benchmark_realtime", f"--task={TASK}", "--checkpoint=tiny
 
 def test_the_binary(workplace):
     said = succeed(
-        *BINARY, "--num_samples=8", "--num_elites=2", "--num_pi_trajs=2", "--iterations=1",
+        *BINARY, "--num_samples=2", "--num_elites=1", "--num_pi_trajs=1", "--iterations=1",
         "--periods_ms=2000,0.0001", "--modes=every_step,pipelined,deadline", "--max_steps=2",
-        "--exec_horizon=1", "--corrector=refine", "--calibration_repeats=2", "--output=out",
+        "--exec_horizon=1", "--calibration_repeats=2", "--output=out",
         cwd=workplace,
     )  # fmt: skip
     table = json.loads((workplace / "out/realtime.json").read_text())
@@ -173,7 +174,7 @@ def test_the_binary(workplace):
     record = json.loads((workplace / "out/realtime.run.json").read_text())
     assert record["flags"]["exec_horizon"] == 1 and len(record["skipped"]) == 1
     assert (
-        record["planners"][0]["planner"]["num_samples"] == 8 and record["provenance"]["seed"] == 0
+        record["planners"][0]["planner"]["num_samples"] == 2 and record["provenance"]["seed"] == 0
     )
     assert (workplace / "out/realtime.png").stat().st_size > 5000
 
@@ -181,8 +182,7 @@ def test_the_binary(workplace):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--periods_ms=10,soon"], "numbers above 0"),
-        (["--periods_ms=0"], "numbers above 0"),
+        (["--periods_ms=10,0"], "numbers above 0"),
         (["--modes=pipelind"], "nearest are pipelined"),
         (["--corrector=nowhere"], "there is no nowhere"),
     ],

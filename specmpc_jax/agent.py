@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from specmpc_jax.config import ModelConfig, PlannerConfig, SpeculationConfig
 from specmpc_jax.controller import ControlArrays, Controller, ControlProgram, make_initial_state
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.refine import RefineConfig
+from specmpc_jax.deadline_controller import DeadlineController, calibrate
 from specmpc_jax.errors import UserError, nearest_names
 from specmpc_jax.ops.lanes import over_lanes
-from specmpc_jax.planning import fused_model, mppi
+from specmpc_jax.pipelined_controller import PipelinedController
+from specmpc_jax.planning import deadline, fused_model, mppi
+from specmpc_jax.planning.deadline import GovernorConfig, Timing
 from specmpc_jax.planning.fused_model import FusedParams
+from specmpc_jax.speculation import async_planner
 from specmpc_jax.speculation.executor import ExecutorState, StepInfo, Thresholds
+from specmpc_jax.thresholds import Threshold, threshold
 from specmpc_jax.types import Array, Params, Plan
 from specmpc_jax.world_model import WorldModel
-
-Threshold = float | Sequence[float]
 
 BUNDLED_PREFIX = "bundled:"
 BUNDLED_TEACHERS = Path(__file__).parent / "teachers"
@@ -170,6 +174,95 @@ class Agent:
           UserError: if the corrector was made for another teacher, or settings
             contradict each other.
         """
+        return Controller(
+            *self._control(
+                exec_horizon,
+                corrector,
+                exec_horizon,
+                tau_accept=tau_accept,
+                tau_replan=tau_replan,
+                accept_quantile=accept_quantile,
+                replan_quantile=replan_quantile,
+                mismatch=mismatch,
+                follow=follow,
+                use_planner=use_planner,
+                explore=explore,
+                task=task,
+            )
+        )
+
+    def pipelined_controller(
+        self,
+        exec_horizon: int = 3,
+        corrector: "Corrector | RefineConfig | str | None" = None,
+        *,
+        background: Executor | None = None,
+        **options: Any,
+    ) -> PipelinedController:
+        """Makes a controller that plans the next block while it executes the present one.
+
+        Args:
+          exec_horizon: steps X of a block, which are the time that a plan has.
+          corrector: as in `controller`.
+          background: what plans run in; a thread of the controller's own if None.
+          **options: further arguments of `controller`. Thresholds have offsets 1 to
+            2X - 1: a block planned ahead begins at offset X, as its plan has seen
+            nothing newer. Quantiles of offsets that the corrector's data lack are
+            those of the largest one there is.
+
+        Raises:
+          UserError: as `controller`.
+        """
+        offsets = async_planner.offsets(exec_horizon)
+        program, arrays = self._control(exec_horizon, corrector, offsets, **options)
+        return PipelinedController(program, arrays, background)
+
+    def deadline_controller(
+        self,
+        budget_ms: float,
+        exec_horizon: int = 1,
+        corrector: "Corrector | RefineConfig | str | None" = None,
+        *,
+        timings: Sequence[Timing] | None = None,
+        governor: GovernorConfig | None = None,
+        **options: Any,
+    ) -> DeadlineController:
+        """Makes a controller that plans as much as a time budget allows.
+
+        Args:
+          budget_ms: milliseconds from observation to action.
+          exec_horizon: as in `controller`.
+          corrector: as in `controller`.
+          timings: result of `deadline_controller.calibrate`; measured now if None,
+            which compiles several planners.
+          governor: when to change the planner while acting.
+          **options: further arguments of `controller`.
+
+        Raises:
+          UserError: if no planner holds the budget; names the smallest that one would.
+        """
+        control = self.controller(exec_horizon, corrector, **options)
+        if timings is None:
+            timings = calibrate(control, deadline.default_planners(self.planner))
+        return DeadlineController(control, timings, budget_ms, governor)
+
+    def _control(
+        self,
+        exec_horizon: int,
+        corrector: "Corrector | RefineConfig | str | None",
+        offsets: int,
+        *,
+        tau_accept: Threshold | None = None,
+        tau_replan: Threshold | None = None,
+        accept_quantile: float | None = None,
+        replan_quantile: float | None = None,
+        mismatch: str = "relative",
+        follow: str = "elite",
+        use_planner: bool = True,
+        explore: bool = False,
+        task: str | int | None = None,
+    ) -> tuple[ControlProgram, ControlArrays]:
+        """Static choices and arrays of a controller with thresholds at `offsets` offsets."""
         if corrector == "refine":
             corrector = RefineConfig()
         elif isinstance(corrector, str):
@@ -180,9 +273,10 @@ class Agent:
             learned.check_teacher(self.fingerprint, self.config)
             history_len = learned.config.history_len
         speculation = SpeculationConfig(exec_horizon, mismatch, follow, history_len)
+        limits = dataclasses.replace(speculation, exec_horizon=offsets)
         thresholds = Thresholds(
-            accept=_threshold("accept", tau_accept, accept_quantile, 0.0, learned, speculation),
-            replan=_threshold("replan", tau_replan, replan_quantile, np.inf, learned, speculation),
+            accept=threshold("accept", tau_accept, accept_quantile, 0.0, learned, limits),
+            replan=threshold("replan", tau_replan, replan_quantile, np.inf, learned, limits),
         )
         program = ControlProgram(
             model=self.config,
@@ -199,7 +293,7 @@ class Agent:
             thresholds=thresholds,
             task=jnp.asarray(self.task_index(task)),
         )
-        return Controller(program, arrays)
+        return program, arrays
 
     def initial_state(self, key: Array, batch_size: int | None = None) -> ExecutorState:
         """State before an episode's first step; see `Controller.initial_state`."""
@@ -280,31 +374,3 @@ def _plan(
     if z.ndim == 1:
         return single(z, key, warm_start)
     return over_lanes(single, z, jax.random.split(key, z.shape[0]), warm_start)
-
-
-def _threshold(
-    name: str,
-    value: Threshold | None,
-    quantile: float | None,
-    default: float,
-    corrector: Corrector | None,
-    speculation: SpeculationConfig,
-) -> Array:
-    """Thresholds `[X]` from a number, a number per offset, or a calibrated quantile."""
-    horizon = speculation.exec_horizon
-    if quantile is not None:
-        if value is not None:
-            raise UserError(f"give tau_{name} or {name}_quantile, not both")
-        if corrector is None:
-            raise UserError(f"{name}_quantile needs a corrector, whose data it refers to")
-        return jnp.asarray(corrector.thresholds_at(quantile, speculation))
-    values = np.atleast_1d(default if value is None else value).astype(np.float32)
-    if values.size not in (1, horizon - 1):
-        raise UserError(
-            f"tau_{name} has {values.size} entries; give one, or one for each offset "
-            f"1..{horizon - 1}"
-        )
-    if np.isnan(values).any() or (values < 0).any():
-        raise UserError(f"tau_{name} must be zero or more")
-    later = np.broadcast_to(values, (max(horizon - 1, 1),))[: horizon - 1]
-    return jnp.asarray(np.concatenate([[0.0], later]).astype(np.float32))

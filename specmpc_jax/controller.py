@@ -160,17 +160,23 @@ class Controller:
         Raises:
           UserError: if the observation's shape is not the model's.
         """
-        observation = self.check_observation(observation, state)
+        observation = check_observation(self.program, observation, state.step.shape)
         return jitted_step(self.program, self.arrays, state, observation)
 
-    def check_observation(self, observation: Array, state: ExecutorState) -> Array:
-        """Compares an observation's shape with the model's and the state's."""
-        expected = self.program.model.observation_shape
-        batch = state.step.shape
-        if tuple(observation.shape) != (*batch, *expected):
-            raise UserError(
-                f"the observation has shape {tuple(observation.shape)}, but this model and state "
-                f"expect {(*batch, *expected)}"
-            )
-        dtype = jnp.uint8 if self.program.model.observation == "rgb" else jnp.float32
-        return jnp.asarray(observation, dtype)
+
+def check_observation(
+    program: ControlProgram, observation: Array, batch: tuple[int, ...] = ()
+) -> Array:
+    """Brings an observation to the model's dtype.
+
+    Raises:
+      UserError: if its shape is not the model's, with the leading axes `batch`.
+    """
+    expected = (*batch, *program.model.observation_shape)
+    if tuple(observation.shape) != expected:
+        raise UserError(
+            f"the observation has shape {tuple(observation.shape)}, but this model and state "
+            f"expect {expected}"
+        )
+    dtype = jnp.uint8 if program.model.observation == "rgb" else jnp.float32
+    return jnp.asarray(observation, dtype)

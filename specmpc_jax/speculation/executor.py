@@ -132,13 +132,13 @@ def step(
     """
     outcome, block_end, distance = _judge(config, functions, thresholds, state, z)
     block = jax.lax.cond(
-        outcome == Outcome.REPLAN, lambda: _plan(functions, state, z), lambda: state.block
+        outcome == Outcome.REPLAN, lambda: plan(functions, state, z), lambda: state.block
     )
     state, planned = _enter(state, outcome, block, z)
     action = planned.a_plan
     if functions.correct is not None:
         action = jax.lax.cond(
-            outcome == Outcome.CORRECT, lambda: _correct(functions, state, planned), lambda: action
+            outcome == Outcome.CORRECT, lambda: correct(functions, state, planned), lambda: action
         )
     return action, state, StepInfo(outcome, block_end, distance, planned)
 
@@ -167,7 +167,7 @@ def batched_step(
         lambda state, z: _judge(config, functions, thresholds, state, z)
     )(state, z)
     block = on_lanes(
-        lambda state, z: _plan(functions, state, z),
+        lambda state, z: plan(functions, state, z),
         outcome == Outcome.REPLAN,
         (state, z),
         state.block,
@@ -176,7 +176,7 @@ def batched_step(
     action = planned.a_plan
     if functions.correct is not None:
         action = on_lanes(
-            lambda state, planned: _correct(functions, state, planned),
+            lambda state, planned: correct(functions, state, planned),
             outcome == Outcome.CORRECT,
             (state, planned),
             action,
@@ -197,40 +197,62 @@ def _judge(
     latents = state.block.latents
     distance = mismatch(config.mismatch, z, latents[offset], latents[0])
     distance = jnp.where(block_end, 0.0, distance)
+    outcome = decide(functions, thresholds, offset, distance)
+    return jnp.where(block_end, Outcome.REPLAN, outcome), block_end, distance
+
+
+def decide(functions: Functions, thresholds: Thresholds, offset: Array, distance: Array) -> Array:
+    """The `Outcome` of a mismatch at an offset, `[]` int; a NaN replans."""
     middle = Outcome.ACCEPT if functions.correct is None else Outcome.CORRECT
     outcome = jnp.where(distance <= thresholds.accept[offset], Outcome.ACCEPT, middle)
     # Written so that a NaN mismatch replans.
-    keep = distance <= thresholds.replan[offset]
-    outcome = jnp.where(keep & ~block_end, outcome, Outcome.REPLAN)
-    return outcome, block_end, distance
+    return jnp.where(distance <= thresholds.replan[offset], outcome, Outcome.REPLAN)
 
 
-def _plan(functions: Functions, state: ExecutorState, z: Array) -> Block:
+def plan(functions: Functions, state: ExecutorState, z: Array) -> Block:
+    """Plans from a real latent `[L]`, warm-started by what is left of the last plan."""
     warm_start = shift_sequence(state.block.mean, state.offset)
-    return functions.plan(z, warm_start, _step_key(state, 0))
+    return functions.plan(z, warm_start, step_key(state.key, state.step, 0))
 
 
-def _correct(functions: Functions, state: ExecutorState, planned: PlannedStep) -> Array:
-    """Mends the action of a step that `_enter` has already counted."""
+def correct(functions: Functions, state: ExecutorState, planned: PlannedStep) -> Array:
+    """Mends the action of a step that `enter` has already counted."""
     context = CorrectionContext(
         step=planned,
         window=state.window,
         window_mask=state.window_mask,
-        plan_mean=shift_sequence(state.block.mean, planned.offset),
+        plan_mean=shift_sequence(state.block.mean, state.offset - 1),
     )
-    return functions.correct(context, _step_key(state, 1))
+    return functions.correct(context, step_key(state.key, state.step, 1))
 
 
-def _step_key(state: ExecutorState, use: int) -> Array:
-    return jax.random.fold_in(jax.random.fold_in(state.key, state.step), use)
+def step_key(key: Array, step: Array, use: int) -> Array:
+    """The key of one use of randomness at one step; plans are use 0, corrections 1."""
+    return jax.random.fold_in(jax.random.fold_in(key, step), use)
 
 
 def _enter(
     state: ExecutorState, outcome: Array, block: Block, z: Array
 ) -> tuple[ExecutorState, PlannedStep]:
-    """Takes the next step of a block and puts it into the corrector's window."""
-    offset = jnp.where(outcome == Outcome.REPLAN, 0, state.offset)
-    planned = PlannedStep(z, block.latents[offset], block.actions[offset], offset)
+    return enter(state, jnp.where(outcome == Outcome.REPLAN, 0, state.offset), block, z)
+
+
+def enter(
+    state: ExecutorState, offset: Array, block: Block, z: Array, age: Array | int = 0
+) -> tuple[ExecutorState, PlannedStep]:
+    """Takes one step of a block and puts it into the corrector's window.
+
+    Args:
+      state: the state before the step.
+      offset: `[]` int, which of the block's steps is taken.
+      block: the block.
+      z: the real latent `[L]`.
+      age: how many steps the block's plan was made before the block begins.
+
+    Returns:
+      The state after the step, and the step as the corrector sees it.
+    """
+    planned = PlannedStep(z, block.latents[offset], block.actions[offset], offset + age)
     window = jax.tree.map(
         lambda past, new: jnp.concatenate([past[1:], new[None]]), state.window, planned
     )

@@ -1,0 +1,200 @@
+"""Acting while the next block is planned in the background.
+
+The decisions are `speculation.async_planner`'s. Plans run in a thread of their
+own: programs that one thread dispatches run one after the other on a CPU, so a
+short step dispatched behind a plan would wait for all of it.
+"""
+
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import flax.struct
+import jax
+
+from specmpc_jax.controller import (
+    ControlArrays,
+    ControlProgram,
+    check_observation,
+    control_functions,
+)
+from specmpc_jax.errors import UserError
+from specmpc_jax.planning import fused_model
+from specmpc_jax.speculation import async_planner
+from specmpc_jax.speculation.async_planner import PipelineState
+from specmpc_jax.speculation.executor import Outcome, StepInfo
+from specmpc_jax.types import Array, Block
+from specmpc_jax.world_model import WorldModel
+
+
+class PipelinedState(NamedTuple):
+    """State between two steps: the machine's, and the plan under way, if any."""
+
+    machine: PipelineState
+    arriving: Future[Block] | None
+
+
+@flax.struct.dataclass
+class PipelinedInfo(StepInfo):
+    """What happened at one step; `block_end` without REPLAN took over a block planned ahead."""
+
+    late: bool = flax.struct.field(pytree_node=False, default=False)  # waited for the plan
+    planner_calls: int = flax.struct.field(pytree_node=False, default=0)  # begun at this step
+
+
+class PipelinedController:
+    """Acts in one environment; made by `Agent.pipelined_controller`.
+
+    A plan that is not ready when its block begins is waited for, so that
+    actions depend on keys and observations alone, never on time. A plan that a
+    mismatch drops cannot be stopped once it runs: the next one queues behind it.
+    Used as a context manager it ends its thread.
+    """
+
+    def __init__(
+        self, program: ControlProgram, arrays: ControlArrays, background: Executor | None = None
+    ):
+        """Binds static choices and arrays.
+
+        Args:
+          program: static choices.
+          arrays: parameters, and thresholds `[2X]`.
+          background: what runs the plans; a thread of its own if None.
+        """
+        self.program = program
+        self.arrays = arrays
+        self._background = background or ThreadPoolExecutor(1, "specmpc-plan-ahead")
+
+    def initial_state(self, key: Array) -> PipelinedState:
+        """State before an episode's first step; the episode keeps `key`.
+
+        Raises:
+          UserError: for a batch of keys.
+        """
+        if key.ndim:
+            raise UserError("a pipelined controller acts in one environment: give one key")
+        return PipelinedState(_initial_state(self.program, key), None)
+
+    def act(
+        self, observation: Array, state: PipelinedState
+    ) -> tuple[Array, PipelinedState, PipelinedInfo]:
+        """Chooses the action for an observation and, at a block's start, begins the next plan.
+
+        Args:
+          observation: `[D]`, or pixels `[C, 64, 64]`.
+          state: the last state.
+
+        Returns:
+          Action `[A]` in [-1, 1], already computed, the next state, and `info`
+          with `outcome`, `offset` (steps since the plan's observation: X and
+          more in a block planned ahead), `mismatch`, `late` and `planner_calls`.
+
+        Raises:
+          UserError: if the observation's shape is not the model's.
+        """
+        program, arrays = self.program, self.arrays
+        observation = check_observation(program, observation)
+        machine, arriving = state
+        block_end = int(machine.execution.offset) >= program.speculation.exec_horizon
+        late = block_end and arriving is not None and not arriving.done()
+        if block_end and arriving is None:
+            action, machine, info = _replan(program, arrays, machine, observation, 0.0)
+        else:
+            # A plan that the mismatch will drop is waited for too: it would only share the
+            # processor with the plan on the spot.
+            block = arriving.result() if block_end else machine.execution.block
+            action, after, info = _follow(program, arrays, machine, block, observation)
+            if int(info.outcome) == Outcome.REPLAN:
+                action, after, info = _replan(program, arrays, machine, observation, info.mismatch)
+            machine = after
+        action = jax.block_until_ready(action)
+        replanned = int(info.outcome) == Outcome.REPLAN
+        begins = block_end or replanned
+        if begins:
+            if arriving is not None:
+                arriving.cancel()
+            arriving = self._background.submit(_plan_ahead_now, program, arrays, machine, action)
+        info = PipelinedInfo(
+            outcome=info.outcome,
+            block_end=info.block_end,
+            mismatch=info.mismatch,
+            planned=info.planned,
+            late=late,
+            planner_calls=int(replanned) + int(begins),
+        )
+        return action, PipelinedState(machine, arriving), info
+
+    def close(self) -> None:
+        """Ends the thread after the plan that it is at."""
+        self._background.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def pipelined_initial_state(program: ControlProgram, key: Array) -> PipelineState:
+    """The machine's state before an episode."""
+    model = program.model
+    return async_planner.initial_state(
+        program.speculation, key, model.latent_dim, model.action_dim, program.planner.horizon
+    )
+
+
+def follow(
+    program: ControlProgram,
+    arrays: ControlArrays,
+    state: PipelineState,
+    arriving: Block,
+    observation: Array,
+) -> tuple[Array, PipelineState, StepInfo]:
+    """`async_planner.follow` from an observation."""
+    z = WorldModel(program.model).encode(arrays.params, observation, arrays.task)
+    functions = control_functions(program, arrays)
+    return async_planner.follow(
+        program.speculation, functions, arrays.thresholds, state, arriving, z
+    )
+
+
+def replan(
+    program: ControlProgram,
+    arrays: ControlArrays,
+    state: PipelineState,
+    observation: Array,
+    distance: Array,
+) -> tuple[Array, PipelineState, StepInfo]:
+    """`async_planner.replan` from an observation."""
+    z = WorldModel(program.model).encode(arrays.params, observation, arrays.task)
+    functions = control_functions(program, arrays)
+    return async_planner.replan(program.speculation, functions, state, z, distance)
+
+
+def plan_ahead(
+    program: ControlProgram, arrays: ControlArrays, state: PipelineState, action: Array
+) -> Block:
+    """`async_planner.plan_ahead` with the agent's model."""
+    model = fused_model.planning_model(program.model, arrays.planning, arrays.task)
+    functions = control_functions(program, arrays)
+    return async_planner.plan_ahead(
+        program.speculation, functions, lambda z, a: model.step(z, a)[1], state, action
+    )
+
+
+# The old state is needed again when a mismatch calls for a plan on the spot: nothing is donated.
+_initial_state = jax.jit(pipelined_initial_state, static_argnums=0)
+_follow = jax.jit(follow, static_argnums=0)
+_replan = jax.jit(replan, static_argnums=0)
+_plan_ahead = jax.jit(plan_ahead, static_argnums=0)
+
+
+def _plan_ahead_now(
+    program: ControlProgram, arrays: ControlArrays, state: PipelineState, action: Array
+) -> Block:
+    return jax.block_until_ready(_plan_ahead(program, arrays, state, action))

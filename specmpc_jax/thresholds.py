@@ -1,0 +1,54 @@
+"""Limits on the mismatch, from what users give."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from specmpc_jax.config import SpeculationConfig
+from specmpc_jax.correctors.corrector import Corrector
+from specmpc_jax.errors import UserError
+from specmpc_jax.types import Array
+
+# One number for all offsets, or one for each.
+Threshold = float | Sequence[float]
+
+
+def threshold(
+    name: str,
+    value: Threshold | None,
+    quantile: float | None,
+    default: float,
+    corrector: Corrector | None,
+    speculation: SpeculationConfig,
+) -> Array:
+    """Thresholds `[X]` from a number, a number per offset, or a calibrated quantile.
+
+    Args:
+      name: "accept" or "replan", for messages.
+      value: one number, or one for each offset 1..X-1.
+      quantile: instead of a value, a quantile of the mismatch in the corrector's data.
+      default: the value where neither is given.
+      corrector: what quantiles refer to.
+      speculation: kind of mismatch, and X as its `exec_horizon`.
+
+    Raises:
+      UserError: if both or a wrong number of values are given, or a value is negative.
+    """
+    horizon = speculation.exec_horizon
+    if quantile is not None:
+        if value is not None:
+            raise UserError(f"give tau_{name} or {name}_quantile, not both")
+        if corrector is None:
+            raise UserError(f"{name}_quantile needs a corrector, whose data it refers to")
+        return jnp.asarray(corrector.thresholds_at(quantile, speculation))
+    values = np.atleast_1d(default if value is None else value).astype(np.float32)
+    if values.size not in (1, horizon - 1):
+        raise UserError(
+            f"tau_{name} has {values.size} entries; give one, or one for each offset "
+            f"1..{horizon - 1}"
+        )
+    if np.isnan(values).any() or (values < 0).any():
+        raise UserError(f"tau_{name} must be zero or more")
+    later = np.broadcast_to(values, (max(horizon - 1, 1),))[: horizon - 1]
+    return jnp.asarray(np.concatenate([[0.0], later]).astype(np.float32))

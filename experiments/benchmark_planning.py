@@ -160,10 +160,9 @@ def _measure(
             if report.leave_out(f"{name} left out: {reason}"):
                 progress.write(report.left_out[-1])
     products = planning_products(config, setting.planner, setting.batch_size)
-    key = launch.key(1)
     yardsticks = {
-        "mix": programs.product_mix(products, setting.precision, key),
-        "square": programs.square_product(setting.precision, key),
+        "mix": programs.product_mix(products, setting.precision),
+        "square": programs.square_product(setting.precision),
     }
     calls = {name: program.call for name, program in (found | yardsticks).items()}
     seconds = timing.interleave(calls, REPEATS.value, TIME_BUDGET.value)
@@ -197,7 +196,7 @@ class _LeftOut(Exception):
 def _program(
     name: str, setting: Setting, config: ModelConfig, params: Params, task: int
 ) -> Program:
-    key = launch.key(2)
+    key = launch.key(1)
     if name == "jax_reference" and setting.precision != "float32":
         raise _LeftOut("the readable model computes in float32 only")
     if name in programs.IMPLEMENTATIONS:
@@ -230,7 +229,7 @@ def _measure_steps(setting: Setting, source: Source) -> list[dict[str, Any]]:
     config, params = source.model(setting.model_size, setting.action_dim)
     agent = Agent(params, config, setting.planner)
     return step_latency.measure(
-        agent, source.task, launch.key(3), _STEPS_PER_REPEAT * REPEATS.value, TIME_BUDGET.value
+        agent, source.task, launch.key(2), _STEPS_PER_REPEAT * REPEATS.value, TIME_BUDGET.value
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from experiments.planning_settings import Setting
@@ -101,7 +102,7 @@ def start_latents(config: ModelConfig, batch_size: int, key: Array) -> Array:
     return simnorm(jax.random.normal(key, (batch_size, config.latent_dim)), config.simnorm_dim)
 
 
-def product_mix(products: Sequence[Product], precision: str, key: Array) -> Program:
+def product_mix(products: Sequence[Product], precision: str) -> Program:
     """Compiles the plain matrix products of a plan, back to back and as often as they occur.
 
     Nothing else is computed, so that their FLOPs over the time of a call are the rate
@@ -110,15 +111,14 @@ def product_mix(products: Sequence[Product], precision: str, key: Array) -> Prog
     Args:
       products: from `planning_products`.
       precision: type of the operands; they are summed in float32, as in a plan.
-      key: consumed; draws the operands.
     """
-    operands = []
-    for i, product in enumerate(products):
-        x_key, kernel_key = jax.random.split(jax.random.fold_in(key, i))
-        x = jax.random.normal(x_key, (product.rows, product.inner))
-        kernel = jax.random.normal(kernel_key, (product.inner, product.columns))
-        kernel = kernel * product.inner**-0.5  # chains of products stay at scale one
-        operands.append((x.astype(precision), kernel.astype(precision)))
+    operands = [
+        (
+            _random_matrix(product.rows, product.inner, precision),
+            _random_matrix(product.inner, product.columns, precision),
+        )
+        for product in products
+    ]
     counts = [product.count for product in products]
 
     def run(operands: list[tuple[Array, Array]], index: Array) -> list[Array]:
@@ -128,10 +128,10 @@ def product_mix(products: Sequence[Product], precision: str, key: Array) -> Prog
     return compile_program(run, operands, jnp.zeros((), jnp.int32))
 
 
-def square_product(precision: str, key: Array) -> Program:
-    """Compiles the product of two square matrices of width `SQUARE`; consumes `key`."""
-    x, kernel = jax.random.normal(key, (2, SQUARE, SQUARE)).astype(precision)
-    return compile_program(_product, x, kernel)
+def square_product(precision: str) -> Program:
+    """Compiles the product of two square matrices of width `SQUARE`."""
+    matrix = _random_matrix(SQUARE, SQUARE, precision)
+    return compile_program(_product, matrix, matrix)
 
 
 def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
@@ -143,6 +143,15 @@ def compile_program(function: Callable[..., Any], *arguments: Any) -> Program:
     memory = _memory(compiled)
     source = None if memory is None else MEMORY_SOURCE
     return Program(lambda: jax.block_until_ready(compiled(*arguments)), elapsed, memory, source)
+
+
+def _random_matrix(rows: int, columns: int, dtype: str) -> Array:
+    """A matrix `[rows, columns]`, always the same; products with it keep their scale.
+
+    Drawn by NumPy, since JAX would compile a program for each shape.
+    """
+    matrix = np.random.default_rng(0).standard_normal((rows, columns), np.float32)
+    return jnp.asarray(matrix * rows**-0.5, dtype)
 
 
 def _repeated_product(x: Array, kernel: Array, count: int, index: Array) -> Array:

@@ -54,12 +54,13 @@ class Report:
         if not complete:
             for figure in self.directory.glob("planning*.png"):
                 figure.unlink()  # of an earlier run
-        files.write_json(planning.with_suffix(".json"), self.rows)
-        files.write_csv(planning.with_suffix(".csv"), self.rows, self.columns)
-        files.write_json(steps.with_suffix(".json"), self.steps)
-        files.write_csv(steps.with_suffix(".csv"), self.steps, step_latency.COLUMNS)
+        # The main table last: where it is, what belongs to it is there too.
         run = {**self._run, "torch": _torch_facts(), "left_out": self.left_out}
         files.write_json(planning.with_suffix(".run.json"), {**run, "complete": complete})
+        files.write_json(steps.with_suffix(".json"), self.steps)
+        files.write_csv(steps.with_suffix(".csv"), self.steps, step_latency.COLUMNS)
+        files.write_csv(planning.with_suffix(".csv"), self.rows, self.columns)
+        files.write_json(planning.with_suffix(".json"), self.rows)
         if complete and self.rows:
             self._write_figures()
 

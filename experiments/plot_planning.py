@@ -68,10 +68,10 @@ def figure(rows: Sequence[Row], axis: str, base: Row) -> Figure:
         panel.set_xlim(-0.5, len(places) - 0.5)
         panel.grid(False, axis="x")
     _logarithmic(latency)
-    latency.set_ylabel("One call: median, to 95th percentile (ms)")
-    share.set_ylim(bottom=0)
+    latency.set_ylabel("Latency (ms), median to p95")
+    share.set_ylim(0, 1.05 * max(1.0, *(row["peak_share"] for row in shown)))
     share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    share.set_ylabel("Share of the plain products' rate")
+    share.set_ylabel("Share of the products' rate")
     return style.finish(
         panels,
         [latency, share],
@@ -110,6 +110,6 @@ def _line(row: Row) -> dict[str, Any]:
 
 def _logarithmic(axis: Axes) -> None:
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=20))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())

@@ -31,14 +31,22 @@ define install
 	  | awk '/^ *(Downloading|Using cached) .* MB/ { print "  " $$2, $$3, $$4; fflush() }'
 endef
 
-.PHONY: help demo test test-slow test-nans lint format clean
+.PHONY: help demo benchmark benchmark-gpu test test-slow test-nans lint format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "Variables: QUICK=1 (short demo), ARGS='...' (for the demo or pytest), VENV, PYTHON."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Variables: QUICK=1 (short demo), ARGS='...' (for the demo, the benchmarks or pytest), VENV, PYTHON."
 
 demo: $(RUNTIME) ## the whole story on the bundled teacher, in minutes on a CPU
 	@$(PY) -m experiments.demo $(if $(filter-out 0 no false,$(QUICK)),--quick) $(ARGS)
+
+benchmark: $(DEV) ## latency of planning by model size, beside plain products and PyTorch, in minutes
+	@$(PY) -m experiments.benchmark_planning --output=results/benchmark $(ARGS)
+
+benchmark-gpu: $(DEV) ## the same on a GPU; needs CUDA JAX: pip install -e '.[cuda]'
+	@$(PY) -m experiments.benchmark_planning --device=cuda --sizes=1,5 --batch_sizes=1,64 \
+	  --precision=float32,bfloat16 --matmul_precision=tensorfloat32 --cross --repeats=200 \
+	  --output=results/benchmark-gpu $(ARGS)
 
 test: $(DEV) ## the tests that take seconds each
 	@$(PY) -m pytest $(ARGS)

@@ -9,7 +9,6 @@ JAX is imported only once the flags are known to be right, so that `--help` and
 mistyped flags answer at once.
 """
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -26,6 +25,7 @@ from absl import app, flags, logging
 
 from specmpc_jax import files
 from specmpc_jax.errors import UserError, nearest_names
+from specmpc_jax.machine import cpu_field, enable_compilation_cache
 
 FLAGS = flags.FLAGS
 
@@ -114,7 +114,7 @@ def provenance() -> dict[str, Any]:
         },
         "device": devices[0].device_kind,
         "num_devices": len(devices),
-        "cpu": _cpu_field("model name") or platform.machine(),
+        "cpu": cpu_field("model name") or platform.machine(),
         "cpu_cores": os.cpu_count(),
         "git_revision": _git_revision(),
     }
@@ -135,28 +135,6 @@ def use_virtual_cpu_devices(count: int) -> None:
     # devices than threads deadlock.
     os.environ.setdefault("NPROC", str(max(16, 2 * count)))
     jax.config.update("jax_num_cpu_devices", count)
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, if the user's cache directory can be written.
-
-    A place that the user has told JAX by its own settings stays.
-    """
-    import jax
-
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    # Code compiled for one CPU may be illegal on another that shares the home directory.
-    instructions = f"{platform.machine()} {_cpu_field('flags')}"
-    machine = hashlib.sha256(instructions.encode()).hexdigest()[:8]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = caches / "specmpc_jax" / f"xla-{machine}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -228,7 +206,7 @@ def _set_up_jax(before_devices: Callable[[], None] | None) -> None:
     # Python warns of any fork once JAX has threads; ours (git, ffmpeg) exec at once, which is safe.
     warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
     if _COMPILATION_CACHE.value:
-        use_compilation_cache()
+        enable_compilation_cache()
     _prefer_wide_vectors()
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("NPROC", "16")
@@ -243,7 +221,7 @@ def _set_up_jax(before_devices: Callable[[], None] | None) -> None:
     if not QUIET.value:
         kind = devices[0].device_kind
         if kind == "cpu":
-            kind = f"cpu ({_cpu_field('model name') or platform.machine()}, {os.cpu_count()} cores)"
+            kind = f"cpu ({cpu_field('model name') or platform.machine()}, {os.cpu_count()} cores)"
         print(
             f"{_program_command()[-1]}: {len(devices)} x {kind}, JAX {jax.__version__}, "
             f"seed {SEED.value}",
@@ -254,7 +232,7 @@ def _set_up_jax(before_devices: Callable[[], None] | None) -> None:
 def _prefer_wide_vectors() -> None:
     """Lets XLA use 512-bit vectors where the CPU has them; docs/performance.md has the gain."""
     option, given = "--xla_cpu_prefer_vector_width", os.environ.get("XLA_FLAGS", "")
-    if "avx512f" in _cpu_field("flags").split() and option not in given:
+    if "avx512f" in cpu_field("flags").split() and option not in given:
         os.environ["XLA_FLAGS"] = f"{given} {option}=512".strip()
 
 
@@ -295,14 +273,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_field(name: str) -> str:
-    """A field of the first processor in Linux's /proc/cpuinfo; empty elsewhere."""
-    information = Path("/proc/cpuinfo")
-    text = information.read_text() if information.exists() else ""
-    match = re.search(rf"^{name}\s*:\s*(.*)$", text, re.MULTILINE)
-    return match[1].strip() if match else ""
 
 
 def _git_revision() -> str | None:

@@ -12,8 +12,22 @@ from specmpc_jax.agent import Agent, load
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.errors import UserError
+from specmpc_jax.exported import ExportedController, load_exported
+from specmpc_jax.exporting import export_controller
+from specmpc_jax.machine import enable_compilation_cache
 from specmpc_jax.speculation.executor import Outcome
 
 __version__ = "0.1.0"
 
-__all__ = ["Agent", "Controller", "Corrector", "Outcome", "UserError", "load"]
+__all__ = [
+    "Agent",
+    "Controller",
+    "Corrector",
+    "ExportedController",
+    "Outcome",
+    "UserError",
+    "enable_compilation_cache",
+    "export_controller",
+    "load",
+    "load_exported",
+]

@@ -14,16 +14,21 @@ import numpy as np
 
 from specmpc_jax import checkpointing
 from specmpc_jax.config import ModelConfig, PlannerConfig, SpeculationConfig
-from specmpc_jax.controller import ControlArrays, Controller, ControlProgram, make_initial_state
+from specmpc_jax.controller import (
+    ControlArrays,
+    Controller,
+    ControlProgram,
+    make_initial_state,
+    plan_from_latent,
+    warm_up,
+)
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.refine import RefineConfig
 from specmpc_jax.deadline_controller import DeadlineController, calibrate
 from specmpc_jax.errors import UserError, nearest_names
-from specmpc_jax.ops.lanes import over_lanes
 from specmpc_jax.pipelined_controller import PipelinedController
-from specmpc_jax.planning import deadline, fused_model, mppi
+from specmpc_jax.planning import deadline, fused_model
 from specmpc_jax.planning.deadline import GovernorConfig, Timing
-from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation import async_planner
 from specmpc_jax.speculation.executor import ExecutorState, StepInfo, Thresholds
 from specmpc_jax.thresholds import Threshold, threshold
@@ -300,6 +305,18 @@ class Agent:
         program = ControlProgram(self.config, self.planner)
         return make_initial_state(program, key, batch_size)
 
+    def compile(self, batch_size: int | None = None) -> "Agent":
+        """Compiles `initial_state` and `act` ahead of time; see `Controller.compile`.
+
+        What is compiled serves all tasks.
+
+        Returns:
+          This agent.
+        """
+        task = 0 if self.config.multitask else None
+        warm_up(self.initial_state, self._every_step(task).act, self.config, batch_size)
+        return self
+
     def act(
         self, observation: Array, state: ExecutorState, task: str | int | None = None
     ) -> tuple[Array, ExecutorState, StepInfo]:
@@ -354,23 +371,4 @@ def _model_call(
     return model.decode(result) if function in ("reward", "q") else result
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _plan(
-    config: ModelConfig,
-    planner: PlannerConfig,
-    explore: bool,
-    planning_params: FusedParams,
-    z: Array,
-    key: Array,
-    warm_start: Array,
-    task: Array,
-) -> Plan:
-    model = fused_model.planning_model(config, planning_params, task)
-
-    def single(z: Array, key: Array, warm_start: Array) -> Plan:
-        noise = mppi.draw_noise(key, planner, config.action_dim, model.num_q)
-        return mppi.plan(model, planner, z, warm_start, noise, explore=explore)
-
-    if z.ndim == 1:
-        return single(z, key, warm_start)
-    return over_lanes(single, z, jax.random.split(key, z.shape[0]), warm_start)
+_plan = jax.jit(plan_from_latent, static_argnums=(0, 1, 2))

@@ -150,11 +150,17 @@ def fingerprint(tree: Any) -> str:
     are numpy or JAX arrays, so it identifies a teacher wherever it is loaded.
     """
     digest = hashlib.sha256()
-    for name, leaf in _named_leaves(tree):
+    for name, leaf in named_leaves(tree):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{name} {array.dtype} {np.shape(leaf)}\n".encode())
         digest.update(array.data.cast("B") if array.size else b"")
     return digest.hexdigest()
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves of a tree in order, with names such as "encoder/layer_0/kernel"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(key, simple=True, separator="/"), leaf) for key, leaf in leaves]
 
 
 def file_sha256(path: files.PathLike) -> str:
@@ -227,15 +233,10 @@ def _contents(path: Path) -> str:
     return f"it holds {_listing(names) or 'nothing'}"
 
 
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(key, simple=True, separator="/"), leaf) for key, leaf in leaves]
-
-
 def _check_tree(path: files.PathLike, found: Any, abstract: Any) -> None:
     """Compares names, shapes and dtypes before any array is read."""
     have, want = (
-        {name: f"{list(leaf.shape)} {np.dtype(leaf.dtype)}" for name, leaf in _named_leaves(tree)}
+        {name: f"{list(leaf.shape)} {np.dtype(leaf.dtype)}" for name, leaf in named_leaves(tree)}
         for tree in (found, abstract)
     )
     odd = [

@@ -5,21 +5,24 @@ a larger program such as a scan over an environment on the device.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from specmpc_jax.config import CorrectorConfig, ModelConfig, PlannerConfig, SpeculationConfig
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.refine import RefineConfig, refine
 from specmpc_jax.errors import UserError
+from specmpc_jax.ops.lanes import over_lanes
 from specmpc_jax.planning import fused_model, mppi
 from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation import executor
 from specmpc_jax.speculation.blocks import block_from_plan, prior_block
 from specmpc_jax.speculation.executor import ExecutorState, Functions, StepInfo, Thresholds
-from specmpc_jax.types import Array, Block, CorrectFunction, Params
+from specmpc_jax.types import Array, Block, CorrectFunction, Params, Plan
 from specmpc_jax.world_model import WorldModel
 
 
@@ -96,6 +99,39 @@ def control_step(
     return run(program.speculation, functions, arrays.thresholds, state, z)
 
 
+def plan_from_latent(
+    config: ModelConfig,
+    planner: PlannerConfig,
+    explore: bool,
+    planning: FusedParams,
+    z: Array,
+    key: Array,
+    warm_start: Array,
+    task: Array,
+) -> Plan:
+    """Plans from latents, without an executor; see `Agent.plan`.
+
+    Args:
+      config: the architecture.
+      planner: planner settings.
+      explore: add the planner's std to the action.
+      planning: weights, laid out for planning.
+      z: `[L]`, or `[B, L]`.
+      key: consumed; one key, split over a batch.
+      warm_start: `[H, A]`, or `[B, H, A]`.
+      task: `[]`.
+    """
+    model = fused_model.planning_model(config, planning, task)
+
+    def single(z: Array, key: Array, warm_start: Array) -> Plan:
+        noise = mppi.draw_noise(key, planner, config.action_dim, model.num_q)
+        return mppi.plan(model, planner, z, warm_start, noise, explore=explore)
+
+    if z.ndim == 1:
+        return single(z, key, warm_start)
+    return over_lanes(single, z, jax.random.split(key, z.shape[0]), warm_start)
+
+
 def initial_state(program: ControlProgram, key: Array) -> ExecutorState:
     """State before an episode; `key` is one key, or `[B]` keys for a batch."""
 
@@ -127,6 +163,30 @@ _jitted_initial_state = jax.jit(initial_state, static_argnums=0)
 jitted_step = jax.jit(control_step, static_argnums=0, donate_argnums=2)
 
 
+def warm_up(
+    start: Callable[[Array, int | None], ExecutorState],
+    act: Callable[[Array, ExecutorState], tuple[Array, ExecutorState, StepInfo]],
+    model: ModelConfig,
+    batch_size: int | None,
+) -> None:
+    """Runs `initial_state` and `act` of a controller or an agent until they are compiled.
+
+    Args:
+      start: `initial_state`.
+      act: `act`.
+      model: says what observations look like.
+      batch_size: lanes, None without a batch axis.
+    """
+    lead = () if batch_size is None else (batch_size,)
+    observation = np.zeros((*lead, *model.observation_shape), np.float32)
+    state = start(jax.random.key(0), batch_size)
+    # If parameters are tied to a device, so are the states that steps return, unlike the first
+    # one: JAX compiles a second time for them.
+    for _ in range(2):
+        _, state, _ = act(observation, state)
+    jax.block_until_ready(state)
+
+
 class Controller:
     """Acts in an environment; made by `Agent.controller`."""
 
@@ -143,6 +203,23 @@ class Controller:
           batch_size: number of environments stepped side by side.
         """
         return make_initial_state(self.program, key, batch_size)
+
+    def compile(self, batch_size: int | None = None) -> "Controller":
+        """Compiles ahead of time all that an episode needs, so that its first step is not late.
+
+        Runs two steps on observations of zeros and drops the results. After
+        that, `initial_state` and `act` trace and compile nothing more for this
+        batch size, whatever the thresholds; a controller of the same agent
+        and settings shares what was compiled.
+
+        Args:
+          batch_size: as for `initial_state`; call once for each that will be used.
+
+        Returns:
+          This controller: `agent.controller(3).compile()`.
+        """
+        warm_up(self.initial_state, self.act, self.program.model, batch_size)
+        return self
 
     def act(
         self, observation: Array, state: ExecutorState

@@ -14,11 +14,11 @@ import jax
 import pytest
 
 import golden_data
-from experiments import launch
+from specmpc_jax.machine import enable_compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-launch.use_compilation_cache()
+enable_compilation_cache()
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("default")
 

@@ -8,6 +8,7 @@ import pytest
 import specmpc_jax as sm
 from models import TINY_PLANNER, tiny_agent, tiny_config
 from specmpc_jax import checkpointing, controller
+from specmpc_jax.planning import mppi
 from specmpc_jax.world_model import WorldModel
 
 AGENT = tiny_agent()
@@ -41,8 +42,8 @@ def test_planning_functions_are_the_world_models():
     z, key = AGENT.encode(OBSERVATION), jax.random.key(1)
     ours = AGENT.plan(z, key)
     model = WorldModel(AGENT.config).planning_model(AGENT.params)
-    noise = sm.agent.mppi.draw_noise(key, TINY_PLANNER, 2, 3)
-    reference = sm.agent.mppi.plan(model, TINY_PLANNER, z, jnp.zeros((3, 2)), noise)
+    noise = mppi.draw_noise(key, TINY_PLANNER, 2, 3)
+    reference = mppi.plan(model, TINY_PLANNER, z, jnp.zeros((3, 2)), noise)
     np.testing.assert_allclose(ours.actions, reference.actions, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ours.value, reference.value, rtol=1e-4, atol=1e-5)
 

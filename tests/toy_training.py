@@ -11,12 +11,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from experiments import launch  # noqa: E402
 from specmpc_jax.config import ModelConfig, OnlineConfig, PlannerConfig, TrainConfig  # noqa: E402
 from specmpc_jax.envs.batch import EnvironmentBatch  # noqa: E402
 from specmpc_jax.envs.protocol import EnvironmentSpec, Transition  # noqa: E402
 from specmpc_jax.learning import online  # noqa: E402
 from specmpc_jax.learning.run_directory import RunDirectory  # noqa: E402
+from specmpc_jax.machine import enable_compilation_cache  # noqa: E402
 
 EPISODE_LENGTH = 20
 
@@ -87,7 +87,7 @@ def make_lanes(settings: online.Settings, terminates_after: int | None = None) -
 
 def main() -> None:
     directory, steps, *rest = sys.argv[1:]
-    launch.use_compilation_cache()
+    enable_compilation_cache()
     settings = make_settings(int(steps))
     online.train(
         settings,

@@ -1,0 +1,221 @@
+"""Exported controllers: the same numbers as the library's, and damage is noticed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import specmpc_jax as sm
+from models import tiny_agent
+from specmpc_jax import checkpointing
+from specmpc_jax.checkpointing import named_leaves
+from specmpc_jax.config import CorrectorConfig
+from specmpc_jax.correctors import registry
+
+ROOT = Path(__file__).parents[1]
+AGENT = tiny_agent()
+STEPS = 7
+
+
+def tiny_corrector():
+    config = CorrectorConfig(
+        latent_dim=16, action_dim=2, hidden_dim=8, num_layers=1, history_len=2, dropout=0.0
+    )
+    params = registry.init(config, jax.random.key(4))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), params)
+    return sm.Corrector(config, params, AGENT.fingerprint, {})
+
+
+def observations(batch_size):
+    shape = (STEPS, 4) if batch_size is None else (STEPS, batch_size, 4)
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+def same(ours, theirs):
+    """Compares an exported dict with the library's tree, bit for bit."""
+    expected = dict(named_leaves(ours))
+    assert expected.keys() == theirs.keys()
+    for name, leaf in expected.items():
+        other = theirs[name]
+        assert leaf.dtype == other.dtype, name
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf, other = jax.random.key_data(leaf), jax.random.key_data(other)
+        np.testing.assert_array_equal(leaf, other, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A controller with a corrector, exported for one environment."""
+    path = tmp_path_factory.mktemp("export") / "single"
+    controller = AGENT.controller(3, tiny_corrector(), tau_accept=0.7, tau_replan=1.05)
+    sm.export_controller(controller, path, record={"by": "test"})
+    return path
+
+
+@pytest.mark.parametrize(("batch_size", "corrected"), [(None, True), (None, False), (2, True)])
+def test_exported_steps_are_the_librarys(directory, tmp_path, batch_size, corrected):
+    corrector = tiny_corrector() if corrected else None
+    controller = AGENT.controller(3, corrector, tau_accept=0.7, tau_replan=1.05)
+    if batch_size is not None or not corrected:
+        directory = tmp_path / "other"
+        sm.export_controller(controller, directory, batch_size, platforms=["cpu"])
+    exported = sm.load_exported(directory)
+    assert exported.batch_size == batch_size
+    key = jax.random.key(7)
+    ours, theirs = controller.initial_state(key, batch_size), exported.initial_state(key)
+    same(ours, theirs)
+    outcomes = set()
+    for observation in observations(batch_size):
+        action, ours, info = controller.act(observation, ours)
+        other, theirs, told = exported.act(observation, theirs)
+        np.testing.assert_array_equal(action, other)
+        same(ours, theirs)
+        same(info, told)
+        outcomes |= set(np.atleast_1d(info.outcome).tolist())
+    assert outcomes == ({0, 1, 2} if corrected else {0, 2})
+
+
+def test_the_exported_planner_is_the_librarys(directory):
+    key, observation = jax.random.key(2), observations(None)[0]
+    warm_start = np.full((3, 2), 0.1, np.float32)
+    plan = AGENT.plan(AGENT.encode(observation), key, warm_start)
+    told = sm.load_exported(directory).plan(observation, warm_start, key)
+    # Encoder and planner are compiled together here and apart there, so rounding differs.
+    for name, leaf in named_leaves(plan):
+        np.testing.assert_allclose(leaf, told[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_manifest_describes_the_programs(directory):
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["teacher"] == AGENT.fingerprint and manifest["record"] == {"by": "test"}
+    assert manifest["platforms"] == ["cpu", "cuda"]
+    assert manifest["jax_version"] == jax.__version__
+    step = manifest["programs"]["step"]
+    assert step["inputs"]["observation"] == {"shape": [4], "dtype": "float32"}
+    assert step["outputs"]["action"] == {"shape": [2], "dtype": "float32"}
+    assert step["inputs"]["state"] == step["outputs"]["state"]
+    with np.load(directory / "arrays.npz", allow_pickle=False) as archive:
+        assert {name: list(archive[name].shape) for name in archive} == {
+            name: entry["shape"] for name, entry in manifest["arrays"].items()
+        }
+        # What only training reads stays out.
+        assert not any(name.startswith("params/q") for name in archive)
+
+
+def test_policies_and_tasks_are_exported_too(tmp_path):
+    agent = tiny_agent(task_dim=8, tasks=("a", "b"), action_dims=(2, 1))
+    controller = agent.controller(use_planner=False, task="b")
+    manifest = sm.export_controller(controller, tmp_path / "policy", platforms=["cpu"])
+    assert manifest["task"] == "b" and "plan" not in manifest["programs"]
+    exported = sm.load_exported(tmp_path / "policy")
+    observation, key = observations(None)[0], jax.random.key(0)
+    action, _, _ = controller.act(observation, controller.initial_state(key))
+    other, state, _ = exported.act(observation, exported.initial_state(key))
+    np.testing.assert_array_equal(action, other)
+    with pytest.raises(sm.UserError, match="no planner"):
+        exported.plan(observation, state["block/mean"], key)
+    with pytest.raises(sm.UserError, match=r"exported for \(4,\)"):
+        exported.act(np.zeros(5), state)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def change(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda d: cut(d / "step.stablehlo"), "step.stablehlo is not as it was exported"),
+        (lambda d: cut(d / "arrays.npz"), "arrays.npz is not as it was exported"),
+        (lambda d: (d / "plan.stablehlo").unlink(), "plan.stablehlo is missing"),
+        (lambda d: (d / "manifest.json").unlink(), "no manifest.json"),
+        (lambda d: cut(d / "manifest.json"), "not valid JSON"),
+        (lambda d: change(d / "manifest.json", kind="corrector"), "of another kind"),
+        (lambda d: change(d / "manifest.json", format=99), "format 99"),
+        (lambda d: change(d / "manifest.json", programs=None), "damaged manifest.json"),
+        (lambda d: change(d / "manifest.json", platforms=["cuda"]), "JAX runs on cpu"),
+        (lambda d: shutil.rmtree(d), "there is no"),
+    ],
+)
+def test_damaged_and_foreign_directories_get_one_line(directory, tmp_path, damage, said):
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy)
+    damage(copy)
+    with pytest.raises(sm.UserError, match=said) as raised:
+        sm.load_exported(copy)
+    assert "\n" not in str(raised.value)
+
+
+def test_programs_of_another_jax_get_one_line(directory, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(directory, copy)
+    program = copy / "step.stablehlo"
+    program.write_bytes(b"\x20\0\0\0" + bytes(60))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    checksums = {**manifest["checksums"], program.name: checkpointing.file_sha256(program)}
+    change(copy / "manifest.json", checksums=checksums, jax_version="9.9.9")
+    with pytest.raises(sm.UserError, match=r"JAX 9.9.9.*export again"):
+        sm.load_exported(copy)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"platforms": ["cpu", "gpu"]}, "got gpu"),
+        ({"platforms": []}, "got none"),
+        ({"batch_size": 0}, "at least 1"),
+    ],
+)
+def test_impossible_exports_are_refused(tmp_path, options, said):
+    with pytest.raises(sm.UserError, match=said):
+        sm.export_controller(AGENT.controller(), tmp_path / "none", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_binary_and_example(tmp_path):
+    """Exports as a user does, and controls with nothing but JAX, NumPy and dm_control."""
+    pytest.importorskip("dm_control", reason="the example controls a task of the suite")
+    task = "cartpole-balance"
+    agent = tiny_agent(action_dim=1, observation_shape=(5,), tasks=(task,), episode_lengths=(500,))
+    checkpointing.save_model(tmp_path / "teacher", agent.params, agent.config)
+
+    def run(*arguments):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        }
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
+
+    export = [
+        "-m", "experiments.export_controller", f"--task={task}", "--checkpoint=teacher",
+        "--exec_horizon=2", "--num_samples=8", "--num_elites=2", "--num_pi_trajs=2",
+        "--iterations=1", "--output=exported", "--device=cpu", "--quiet",
+    ]  # fmt: skip
+    result = run(*export)
+    assert result.returncode == 0, result.stderr
+    assert "step.stablehlo" in result.stdout
+    again = run(*export)
+    assert again.returncode == 1 and again.stderr.count("\n") == 1
+    assert "exists already" in again.stderr
+
+    example = (ROOT / "docs" / "examples" / "control_exported.py").read_text()
+    guard = "import sys\nsys.modules['specmpc_jax'] = sys.modules['flax'] = None\n"
+    (tmp_path / "example.py").write_text(guard + example)
+    result = run("example.py", "exported", "--steps=6")
+    assert result.returncode == 0, result.stderr
+    assert "3 accepted, 0 corrected, 3 planned" in result.stdout

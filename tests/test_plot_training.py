@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from experiments import learning_curves, plot_training
+from experiments import curve_plots, learning_curves
 from experiments.learning_curves import Curve, Run
 from specmpc_jax import files
 from specmpc_jax.errors import UserError
@@ -78,7 +78,7 @@ def test_figure_shows_runs_over_the_official_mean():
         for seed in (0, 1)
     ]
     runs.append(Run("cheetah-run", "b", 5, 0, Curve(steps, np.array([5.0, 200.0, 400.0]))))
-    figure = plot_training.draw(runs)
+    figure = curve_plots.draw(runs)
     walker, cheetah = figure.axes
     assert [axis.get_title() for axis in figure.axes] == ["walker-walk", "cheetah-run"]
     assert walker.get_xlabel() == "Environment steps"
@@ -87,7 +87,7 @@ def test_figure_shows_runs_over_the_official_mean():
     assert len(walker.collections) == 2  # intervals of two seeds and of the official ones
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["a, 1M (2 seeds)", "b, 5M (1 seed)", "official TD-MPC2, 5M"]
-    assert len(plot_training.draw(runs, reference=False).axes[0].collections) == 1
+    assert len(curve_plots.draw(runs, reference=False).axes[0].collections) == 1
 
 
 def test_the_binary_writes_a_figure_and_refuses_nonsense(tmp_path):

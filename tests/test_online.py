@@ -157,17 +157,19 @@ def test_training_from_pixels(tmp_path, monkeypatch):
             shifts.append(image.shape) or original(image, shift)
         ),
     )
-    settings = make_settings(100, eval_freq=0)
+    settings = make_settings(160, eval_freq=0)
     settings = dataclasses.replace(
         settings,
         model=dataclasses.replace(
             settings.model, observation="rgb", observation_shape=(9, 64, 64), num_channels=1
         ),
-        train=dataclasses.replace(settings.train, batch_size=2, updates_per_step=0.1),
+        train=dataclasses.replace(
+            settings.train, batch_size=2, updates_per_step=0.1, seed_steps=40
+        ),
     )
     pixels = EnvironmentBatch([PixelEnvironment(PointMass())])
     end = online.train(settings, RunDirectory(tmp_path), online.Lanes(pixels, pixels), quiet=True)
-    assert end.agent_steps == 60
+    assert end.agent_steps == 80
     assert float(read_rows(tmp_path / "train.csv")[-1]["total_loss"]) > 0
     # The update shifts its images, first observations and later ones; acting does not.
     assert shifts == [(9, 64, 64)] * 2

@@ -105,22 +105,22 @@ class WorldModel:
         if self.config.symlog_observations:
             observation = discrete_regression.symlog(observation)
         x = self._with_task(params, observation, task)
-        return self._encoder().apply({"params": params["encoder"]}, x)
+        return self._encoder().apply({"params": params["encoder"]}, *x)
 
     def next(self, params: Params, z: Array, action: Array, task: Array | None = None) -> Array:
         """Predicts the next latent: `[..., L]`, `[..., A]` -> `[..., L]`."""
         x = self._state_action(params, z, action, task)
-        return heads.dynamics(self.config).apply({"params": params["dynamics"]}, x)
+        return heads.dynamics(self.config).apply({"params": params["dynamics"]}, *x)
 
     def reward(self, params: Params, z: Array, action: Array, task: Array | None = None) -> Array:
         """Predicts the reward's logits: `[..., L]`, `[..., A]` -> `[..., num_bins]`."""
         x = self._state_action(params, z, action, task)
-        return heads.reward(self.config).apply({"params": params["reward"]}, x)
+        return heads.reward(self.config).apply({"params": params["reward"]}, *x)
 
     def termination(self, params: Params, z: Array, task: Array | None = None) -> Array:
         """Predicts the logit of the episode having ended at z: `[..., L]` -> `[...]`."""
         x = self._with_task(params, z, task)
-        return heads.termination(self.config).apply({"params": params["termination"]}, x)[..., 0]
+        return heads.termination(self.config).apply({"params": params["termination"]}, *x)[..., 0]
 
     def policy(
         self, params: Params, z: Array, noise: Array, task: Array | None = None
@@ -135,7 +135,7 @@ class WorldModel:
         """
         config = self.config
         x = self._with_task(params, _align(z, noise.ndim), task)
-        raw = heads.policy(config).apply({"params": params["policy"]}, x)
+        raw = heads.policy(config).apply({"params": params["policy"]}, *x)
         mean, log_std = jnp.split(raw, 2, axis=-1)
         log_std = distributions.bounded_log_std(log_std, config.log_std_min, config.log_std_max)
         count = jnp.asarray(config.action_dim, jnp.float32)
@@ -175,16 +175,19 @@ class WorldModel:
           `[M, ..., num_bins]`.
         """
         ensemble = params["target_q" if target else "q"]
-        if members is not None:
-            ensemble = jax.tree.map(lambda leaf: leaf[members], ensemble)
         x = self._state_action(params, z, action, task)
         module = heads.q_member(self.config)
-        if dropout_key is None:
-            return jax.vmap(lambda p: module.apply({"params": p}, x))(ensemble)
-        count = jax.tree.leaves(ensemble)[0].shape[0]
-        return jax.vmap(
-            lambda p, k: module.apply({"params": p}, x, deterministic=False, rngs={"dropout": k})
-        )(ensemble, jax.random.split(dropout_key, count))
+        count = self.config.num_q if members is None else len(members)
+        keys = [None] * count if dropout_key is None else jax.random.split(dropout_key, count)
+
+        def evaluate(member: Array | int, key: Array | None) -> Array:
+            own = jax.tree.map(lambda leaf: leaf[member], ensemble)
+            rngs = {} if key is None else {"dropout": key}
+            return module.apply({"params": own}, *x, deterministic=key is None, rngs=rngs)
+
+        # One after the other, a member's activations stay in a CPU's caches.
+        drawn = range(count) if members is None else members
+        return jnp.stack([evaluate(*each) for each in zip(drawn, keys, strict=True)])
 
     def q_value(
         self,
@@ -261,16 +264,18 @@ class WorldModel:
             shape = (shape[0] + self.config.task_dim,)
         return jnp.zeros(shape)
 
-    def _with_task(self, params: Params, x: Array, task: Array | None) -> Array:
-        """Appends the task embedding to the last axis of x, if the model has one."""
+    def _with_task(self, params: Params, x: Array, task: Array | None) -> tuple[Array, ...]:
+        """A network's input in parts: x and, if the model has one, the task embedding."""
         if not self.config.multitask:
-            return x
+            return (x,)
         embedding = task_embedding.look_up(params["task_embedding"], jnp.asarray(task))
-        return jnp.concatenate([x, _broadcast(embedding, x)], axis=-1)
+        return (x, _broadcast(embedding, x))
 
-    def _state_action(self, params: Params, z: Array, action: Array, task: Array | None) -> Array:
+    def _state_action(
+        self, params: Params, z: Array, action: Array, task: Array | None
+    ) -> tuple[Array, ...]:
         z = jnp.broadcast_to(_align(z, action.ndim), (*action.shape[:-1], z.shape[-1]))
-        return jnp.concatenate([self._with_task(params, z, task), action], axis=-1)
+        return (*self._with_task(params, z, task), action)
 
 
 def _align(x: Array, ndim: int) -> Array:

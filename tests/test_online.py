@@ -1,6 +1,7 @@
 """The online loop: its course, its files, and its return from the dead."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -18,6 +19,7 @@ import pytest
 import specmpc_jax
 from specmpc_jax import checkpointing
 from specmpc_jax.envs.batch import EnvironmentBatch
+from specmpc_jax.envs.pixels import PixelEnvironment
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import online
 from specmpc_jax.learning.acting import explore
@@ -25,6 +27,7 @@ from specmpc_jax.learning.collector import Collector
 from specmpc_jax.learning.learner import DivergenceError, Learner
 from specmpc_jax.learning.replay_buffer import Episode
 from specmpc_jax.learning.run_directory import RunDirectory
+from specmpc_jax.networks import encoders
 from toy_training import EPISODE_LENGTH, PointMass, make_lanes, make_settings
 
 STEPS = 640
@@ -144,6 +147,45 @@ def test_episodic_training(tmp_path):
     rows = read_rows(tmp_path / "train.csv")
     assert {row["episode_length"] for row in rows} == {"9.0"}
     assert float(rows[-1]["termination_loss"]) > 0
+
+
+def test_training_from_pixels(tmp_path, monkeypatch):
+    shifts = []
+    monkeypatch.setattr(
+        "specmpc_jax.networks.encoders.shift_image",
+        lambda image, shift, original=encoders.shift_image: (
+            shifts.append(image.shape) or original(image, shift)
+        ),
+    )
+    settings = make_settings(160, eval_freq=0)
+    settings = dataclasses.replace(
+        settings,
+        model=dataclasses.replace(
+            settings.model, observation="rgb", observation_shape=(9, 64, 64), num_channels=1
+        ),
+        train=dataclasses.replace(
+            settings.train, batch_size=2, updates_per_step=0.1, seed_steps=40
+        ),
+    )
+    pixels = EnvironmentBatch([PixelEnvironment(PointMass())])
+    end = online.train(settings, RunDirectory(tmp_path), online.Lanes(pixels, pixels), quiet=True)
+    assert end.agent_steps == 80
+    assert float(read_rows(tmp_path / "train.csv")[-1]["total_loss"]) > 0
+    # The update shifts its images, first observations and later ones; acting does not.
+    assert shifts == [(9, 64, 64)] * 2
+
+
+@pytest.mark.parametrize("ratio, updates", [(0.25, 10), (1.0, 40), (2.0, 80)])
+def test_updates_for_each_agent_step(ratio, updates):
+    settings = make_settings(100)
+    config = dataclasses.replace(settings.train, updates_per_step=ratio)
+    learner = Learner(settings.model, config, jax.random.key(0))
+    assert learner.updates_due(40) == 0  # nothing to learn from yet
+    rng = np.random.default_rng(0)
+    learner.replay.add(
+        Episode(rng.normal(size=(21, 2)), np.zeros((20, 1)), np.zeros(20), np.zeros(20))
+    )
+    assert learner.updates_due(40) == updates
 
 
 def test_unexpected_termination_is_explained(tmp_path):

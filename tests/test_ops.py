@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from specmpc_jax.config import ModelConfig, discount_for_episode_length
 from specmpc_jax.networks import layers
-from specmpc_jax.ops import discrete_regression, distributions, running_scale, task_embedding
+from specmpc_jax.ops import (
+    activations,
+    discrete_regression,
+    distributions,
+    running_scale,
+    task_embedding,
+)
+from specmpc_jax.ops.dropout import dropout
+from specmpc_jax.ops.linear import affine
 from specmpc_jax.ops.sequences import shift_sequence
 
 CONFIG = ModelConfig(action_dim=1)
@@ -131,6 +139,69 @@ def test_layers_match_the_official_code(math):
     }
     out = layers.NormedLinear(9).apply({"params": params}, math["nl_x"], deterministic=True)
     np.testing.assert_allclose(layers.mish(out), math["nl_out"], rtol=1e-5, atol=2e-6)
+
+
+def test_gradients_of_mish_and_layer_norm_are_those_of_their_formulas():
+    def mish(x):
+        return x * jnp.tanh(jax.nn.softplus(x))
+
+    def layer_norm(x, scale, offset):
+        centred = x - x.mean(-1, keepdims=True)
+        normed = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+        return normed * scale[None, None] + offset[None, None]
+
+    x = jnp.array([-90.0, -30.0, -5.0, -1.2, -0.1, 0.0, 0.3, 4.0, 19.9, 20.1, 90.0])
+    np.testing.assert_allclose(activations.mish(x), mish(x), rtol=1e-5, atol=1e-7)
+    slope = jax.vmap(jax.grad(activations.mish))(x)
+    np.testing.assert_allclose(slope, jax.vmap(jax.grad(mish))(x), rtol=1e-5, atol=1e-6)
+
+    rng = np.random.default_rng(0)
+    arguments = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in [(2, 3, 8), (8,), (8,)]]
+    weights = jnp.asarray(rng.normal(size=(2, 3, 8)), jnp.float32)
+
+    def gradients(function):
+        return jax.grad(lambda *a: jnp.sum(weights * function(*a)), argnums=(0, 1, 2))(*arguments)
+
+    for ours, wanted in zip(gradients(activations.layer_norm), gradients(layer_norm), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_affine_map_of_parts_and_its_gradients():
+    rng = np.random.default_rng(0)
+    shapes = [(2, 4, 3), (2, 4, 2), (5, 6), (6,)]
+    arguments = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    weights = jnp.asarray(rng.normal(size=(2, 4, 6)), jnp.float32)
+
+    def joined(x, y, kernel, bias):
+        return jnp.concatenate([x, y], -1) @ kernel + bias[None, None]
+
+    def in_parts(x, y, kernel, bias):
+        return affine((x, y), kernel, bias)
+
+    np.testing.assert_allclose(in_parts(*arguments), joined(*arguments), rtol=1e-5, atol=1e-6)
+    gradients = [
+        jax.grad(lambda *a, f=f: jnp.sum(weights * f(*a)), argnums=(0, 1, 2, 3))(*arguments)
+        for f in (in_parts, joined)
+    ]
+    for ours, wanted in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_its_masks_are_independent():
+    x = jnp.ones((400, 500))
+    one, two = (dropout(x, 0.1, jax.random.key(k)) for k in (0, 1))
+    assert set(np.unique(one)) == {np.float32(0), np.float32(1 / 0.9)}
+    # Five standard errors: of a share of dropped units, and of one dropped in both masks.
+    assert abs(float((one == 0).mean()) - 0.1) < 5 * (0.1 * 0.9 / x.size) ** 0.5
+    assert abs(float(((one == 0) & (two == 0)).mean()) - 0.01) < 5 * (0.01 / x.size) ** 0.5
+    dropped = np.asarray(one == 0, np.float64) - 0.1
+    for a, b in ((dropped[1:], dropped[:-1]), (dropped[:, 1:], dropped[:, :-1])):
+        assert abs((a * b).mean()) < 5 * 0.09 / x.size**0.5
+    for axis in (0, 1):  # no row or column is spared
+        share = np.asarray(one == 0).mean(axis)
+        assert abs(share - 0.1).max() < 5 * (0.09 / (x.size / share.size)) ** 0.5
+    np.testing.assert_array_equal(one, dropout(x, 0.1, jax.random.key(0)))
+    np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(0)), x)
 
 
 def test_task_embedding_is_rescaled_as_in_the_official_code(math):

@@ -1,5 +1,7 @@
 """Flags of experiments.train, and what it makes of them."""
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +35,18 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 def test_a_short_run_then_a_second_one_in_its_place(tmp_path):
     logs = f"--logs_dir={tmp_path}"
-    result = run(*SHORT, logs)
+    tensorboard = ["--tensorboard"] if importlib.util.find_spec("tensorboardX") else []
+    result = run(*SHORT, logs, *tensorboard)
     assert result.returncode == 0, result.stderr
     directory = tmp_path / "cartpole-swingup" / "0" / "default"
     assert (directory / "checkpoints" / "last").is_dir()
     assert (directory / "train.csv").read_text().count("\n") == 2
+    record = json.loads((directory / "config.json").read_text())
+    assert record["provenance"]["versions"]["jax"] and record["provenance"]["seed"] == 0
+    if (ROOT / ".git").exists():
+        assert len(record["provenance"]["git_revision"].removesuffix("-dirty")) == 40
+    if importlib.util.find_spec("tensorboardX"):
+        assert list((directory / "tensorboard").glob("events*"))
 
     again = run(*SHORT, logs)
     assert again.returncode == 1

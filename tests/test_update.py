@@ -104,6 +104,20 @@ def test_target_ensemble_follows_by_tau():
     assert_trees_close(after.params["target_q"], expected)
 
 
+def test_the_encoder_learns_more_slowly():
+    """Adam's first step has the size of the learning rate wherever there is a gradient."""
+    state = make_state()
+    batch = jax.tree.map(lambda leaf: leaf[0], make_batches(1))
+    noise = draw_noise(jax.random.key(1), batch, MODEL.config)
+    after, _ = jax.jit(functools.partial(update, model=MODEL, config=CONFIG))(state, batch, noise)
+    rates = {"encoder": CONFIG.lr * CONFIG.enc_lr_scale, "dynamics": CONFIG.lr, "policy": CONFIG.lr}
+    for name, rate in rates.items():
+        moved = jax.tree.map(
+            lambda a, b: float(jnp.abs(a - b).max()), after.params[name], state.params[name]
+        )
+        np.testing.assert_allclose(max(jax.tree.leaves(moved)), rate, rtol=0.02, err_msg=name)
+
+
 def test_policy_loss_reaches_only_what_is_asked_for():
     """Nothing but the policy moves in the policy's step, and nothing of it in the model's."""
     state = make_state()

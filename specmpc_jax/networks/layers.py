@@ -8,22 +8,25 @@ normed layer and `head/{kernel, bias}` for a plain last one.
 import flax.linen as nn
 
 from specmpc_jax.ops.activations import layer_norm, mish, simnorm
+from specmpc_jax.ops.dropout import dropout
+from specmpc_jax.ops.linear import affine
 from specmpc_jax.types import Array
 
 
 class Linear(nn.Module):
-    """Affine map `[..., F] -> [..., features]`."""
+    """Affine map of one or more inputs side by side, `[..., F] -> [..., features]`."""
 
     features: int
     zero_kernel: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, *parts: Array) -> Array:
         """Applies the map; the kernel starts at normal(0, 0.02) or at zero."""
         init = nn.initializers.zeros if self.zero_kernel else nn.initializers.normal(0.02)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        width = sum(part.shape[-1] for part in parts)
+        kernel = self.param("kernel", init, (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ kernel + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+        return affine(parts, kernel, bias)
 
 
 class NormedLinear(nn.Module):
@@ -33,14 +36,16 @@ class NormedLinear(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array, *, deterministic: bool) -> Array:
+    def __call__(self, *parts: Array, deterministic: bool) -> Array:
         """Maps `[..., F] -> [..., features]`; consumes the `dropout` key unless deterministic."""
-        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features))
+        width = sum(part.shape[-1] for part in parts)
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         scale = self.param("scale", nn.initializers.ones, (self.features,))
         offset = self.param("offset", nn.initializers.zeros, (self.features,))
-        x = x @ kernel + bias.reshape((1,) * (x.ndim - 1) + (-1,))
-        x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+        x = affine(parts, kernel, bias)
+        if self.dropout and not deterministic:
+            x = dropout(x, self.dropout, self.make_rng("dropout"))
         return layer_norm(x, scale, offset)
 
 
@@ -58,12 +63,16 @@ class MLP(nn.Module):
     zero_head: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, *, deterministic: bool = True) -> Array:
-        """Maps `[..., F] -> [..., out]`; consumes the `dropout` key unless deterministic."""
+    def __call__(self, *parts: Array, deterministic: bool = True) -> Array:
+        """Maps inputs that stand side by side, `[..., F] -> [..., out]`.
+
+        Consumes the `dropout` key unless deterministic.
+        """
+        x = parts
         for i, width in enumerate(self.hidden):
             layer = NormedLinear(width, self.dropout if i == 0 else 0.0, name=f"layer_{i}")
-            x = mish(layer(x, deterministic=deterministic))
+            x = (mish(layer(*x, deterministic=deterministic)),)
         if self.simnorm_group:
             last = NormedLinear(self.out, name=f"layer_{len(self.hidden)}")
-            return simnorm(last(x, deterministic=deterministic), self.simnorm_group)
-        return Linear(self.out, self.zero_head, name="head")(x)
+            return simnorm(last(*x, deterministic=deterministic), self.simnorm_group)
+        return Linear(self.out, self.zero_head, name="head")(*x)

@@ -262,14 +262,8 @@ def test_binary(tmp_path):
     assert "peak_share" in said and "refine" in said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--sizes=1,big"], "whole numbers"),
-        (["--checkpoint=bundled:walker-walk-1m", "--sizes=5"], "checkpoint decides it (1)"),
-    ],
-)
-def test_bad_flags_get_one_line(tmp_path, arguments, said):
-    result = subprocess.run(**command(*arguments), cwd=tmp_path, capture_output=True)
-    assert result.returncode == 1 and said in result.stderr
+def test_bad_flags_get_one_line(tmp_path):
+    flags = ["--checkpoint=bundled:walker-walk-1m", "--sizes=5"]
+    result = subprocess.run(**command(*flags), cwd=tmp_path, capture_output=True)
+    assert result.returncode == 1 and "checkpoint decides it (1)" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())

@@ -3,12 +3,15 @@
 python -m experiments.benchmark_planning --sizes=1,5 --output=results/benchmark
 
 Implementations of one setting take turns in one process, and so do the plain products
-they are compared with (`peak_gflops`), so that a noisy machine treats all alike.
+they are compared with (`peak_gflops`), so that a noisy machine treats all alike. Other
+jobs on the same cores slow down PyTorch's spinning threads most of all: compare on a
+quiet machine, and see `load_average_before` in planning.run.json.
 """
 
 import dataclasses
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -220,6 +223,7 @@ def _program(
 def _import_torch_baseline() -> Callable[..., Program]:
     # Else torch.compile would answer a repeated command from what it kept on disk.
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
     from experiments.torch_baseline import torch_program
 
     return torch_program

@@ -153,8 +153,12 @@ class TorchPlanner:
         self.device, self.precision = torch.device(device), precision
         self.model = TorchWorldModel(config, params).to(self.device)
         self.discount = config.discounts[0]
-        self._prior = torch.compile(self._roll_out_prior) if compiled else self._roll_out_prior
-        self._iteration = torch.compile(self._iterate) if compiled else self._iterate
+        self._prior, self._iteration = self._roll_out_prior, self._iterate
+        if compiled:
+            # Else planners of other shapes before this one would decide how it is compiled.
+            torch.compiler.reset()
+            self._prior = torch.compile(self._prior, dynamic=False)
+            self._iteration = torch.compile(self._iteration, dynamic=False)
 
     def draw_noise(self, batch_size: int) -> TorchNoise:
         """Draws the random numbers of one call from PyTorch's global generator."""

@@ -227,7 +227,7 @@ def command(*arguments):
 
 
 def test_binary(tmp_path):
-    settings = (*TINY, "--batch_sizes=1,2", "--implementations=jax,torch_eager", "--repeats=2")
+    settings = (*TINY, "--implementations=jax,torch_eager", "--repeats=2")
     out = tmp_path / "results" / "benchmark"
     table, record = out / "planning.json", out / "planning.run.json"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -238,11 +238,11 @@ def test_binary(tmp_path):
         partial = json.loads(table.read_text()), json.loads(record.read_text())
         said, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert {row["batch_size"] for row in partial[0]} == {1} and not partial[1]["complete"]
+    assert partial[0] and not partial[1]["complete"]
     rows = json.loads(table.read_text())
     run = json.loads(record.read_text())
     expected = ["jax"] + ["torch_eager"] * (run["torch"] is not None)
-    assert [row["implementation"] for row in rows] == 2 * expected
+    assert rows == partial[0] and [row["implementation"] for row in rows] == expected
     for row in rows:
         assert row["calls"] == 2 and 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
         rate = row["needed_gflop"] / (row["p50_ms"] / 1e3)
@@ -259,19 +259,11 @@ def test_binary(tmp_path):
     assert all(row["calls"] > 0 and row["p50_ms"] > 0 for row in steps.values())
     assert run["complete"] and run["provenance"]["cpu_cores"]
     assert imread(out / "planning.png").std() > 0
-    assert {path.name for path in out.glob("*.png")} == {"planning.png", "planning_batch_size.png"}
     assert "peak_share" in said and "refine" in said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--sizes=1,big"], "whole numbers"),
-        (["--implementations=jaxx"], "nearest are jax"),
-        (["--checkpoint=bundled:walker-walk-1m", "--sizes=5"], "checkpoint decides it (1)"),
-    ],
-)
-def test_bad_flags_get_one_line(tmp_path, arguments, said):
-    result = subprocess.run(**command(*arguments), cwd=tmp_path, capture_output=True)
-    assert result.returncode == 1 and said in result.stderr
+def test_bad_flags_get_one_line(tmp_path):
+    flags = ["--checkpoint=bundled:walker-walk-1m", "--sizes=5"]
+    result = subprocess.run(**command(*flags), cwd=tmp_path, capture_output=True)
+    assert result.returncode == 1 and "checkpoint decides it (1)" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())

@@ -1,7 +1,6 @@
 """Exports a controller as StableHLO programs that run without this library.
 
-python -m experiments.export_controller --task=walker-walk \
-    --checkpoint=bundled:walker-walk-1m --exec_horizon=3 --output=exported/walker-walk
+python -m experiments.export_controller --task=walker-walk --output=exported/walker-walk
 
 The directory holds the programs, their arrays (arrays.npz) and manifest.json;
 docs/examples/control_exported.py controls a task with nothing but them.

@@ -6,6 +6,7 @@ return arrays and dicts of named arrays, so they run without this library, as
 `docs/examples/control_exported.py` does; this module adds checks.
 """
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ KIND = "exported_controller"
 FORMAT = 1
 MANIFEST = "manifest.json"
 ARRAYS = "arrays.npz"
+
+# What JAX raises on programs in a format that it does not know.
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, struct.error)
 
 NamedArrays = dict[str, Array]
 
@@ -123,19 +127,28 @@ def load_exported(path: files.PathLike) -> ExportedController:
     here = jax.export.default_export_platform()
     if here not in platforms:
         raise UserError(f"{path} was exported for {', '.join(platforms)}, but JAX runs on {here}")
-    try:
-        loaded = {
-            name: jax.export.deserialize(bytearray((directory / file).read_bytes()))
-            for name, file in programs.items()
-        }
-    except ValueError as error:
+    loaded = {
+        name: _deserialize((directory / file).read_bytes()) for name, file in programs.items()
+    }
+    if None in loaded.values():
         raise UserError(
             f"{path} was exported with JAX {version}, which JAX {jax.__version__} does not read; "
             "export again"
-        ) from error
+        )
     with np.load(directory / ARRAYS, allow_pickle=False) as archive:
         arrays = dict(archive)
     return ExportedController(manifest, loaded, arrays)
+
+
+def _deserialize(program: bytes) -> jax.export.Exported | None:
+    """Reads a program; None if this JAX does not know its format."""
+    try:
+        exported = jax.export.deserialize(bytearray(program))
+    except _UNREADABLE:
+        return None
+    first = jax.export.minimum_supported_calling_convention_version
+    last = jax.export.maximum_supported_calling_convention_version
+    return exported if first <= exported.calling_convention_version <= last else None
 
 
 def _check_file(directory: Path, name: str, checksum: str | None) -> None:

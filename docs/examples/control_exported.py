@@ -49,11 +49,11 @@ def control(directory: Path, steps: int, seed: int) -> None:
     total, outcomes = 0.0, [0, 0, 0]
     for count in range(steps):
         action, state, info = step(arrays, state, flatten(timestep))
-        action = np.asarray(action)[: limits.shape[0]]
+        action = np.asarray(action, np.float64)[: limits.shape[0]]
         outcomes[int(info["outcome"])] += 1
         if count < 3:
             print(f"step {count}: action {np.array2string(action, precision=6)}")
-        scaled = limits.minimum + (limits.maximum - limits.minimum) * (action + 1) / 2
+        scaled = limits.minimum + (limits.maximum - limits.minimum) / 2 * (action + 1)
         for _ in range(ACTION_REPEAT):
             timestep = environment.step(scaled)
             total += timestep.reward

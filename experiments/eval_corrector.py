@@ -58,7 +58,8 @@ def main() -> None:
     settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
     path = RESULTS.value or f"results/{task}/summary.csv"
     results = Results(path, run_settings(settings, agents, found, FOLLOW.value))
-    traces, written = Path(path).parent / "traces", []
+    traces = Path(path).parent / "traces"
+    written: list[Path] = []
     for agent, correctors in zip(agents, found, strict=True):
         model_id = f"{task}-{corrector_files.size_name(agent.config.model_size)}"
         compare(agent, model_id, variants, correctors, settings, results, FOLLOW.value)

@@ -38,7 +38,7 @@ function fill(list, entries) {
 }
 
 function readOut(t) {
-  element("read-step").textContent = `step ${t}, offset ${columns.offset[t]} in its plan`;
+  element("read-step").textContent = `step ${t}, offset ${columns.offset[t]}`;
   const badge = element("read-outcome");
   badge.textContent = facts.plans ? OUTCOMES[kinds[t]] : "policy prior";
   badge.style.borderColor = KINDS[kinds[t]].color;
@@ -50,7 +50,8 @@ function readOut(t) {
   ]);
   element("read-actions").replaceChildren(...planned.map((plan, i) => {
     const row = document.createElement("tr"), change = executed[i][t] - plan[t];
-    for (const text of [i, show(plan[t]), show(executed[i][t]), change ? show(change) : "0"]) {
+    const values = [plan[t], executed[i][t]].map((value) => show(value));
+    for (const text of [i, ...values, change ? show(change) : "0", show(dropped[i][t])]) {
       row.insertCell().textContent = text;
     }
     return row;
@@ -201,12 +202,12 @@ function head() {
   fill(element("facts"), [
     ["return", show(facts.return, 1)],
     ["steps", facts.episode_length > steps ? `${steps} of ${facts.episode_length}` : steps],
-    ["planner calls per step", rate(facts.planner_calls)],
-    ["corrected per step", rate(facts.corrected)],
-    ["mismatch replans per step", rate(facts.mismatch_replans)],
-    ["execution horizon", facts.exec_horizon],
+    ["planner calls / step", rate(facts.planner_calls)],
+    ["corrected / step", rate(facts.corrected)],
+    ["mismatch replans / step", rate(facts.mismatch_replans)],
+    ["exec horizon", facts.exec_horizon],
     ["corrector", facts.corrector],
-    ["environment seed", facts.env_seed],
+    ["env seed", facts.env_seed],
     ["teacher", (facts.teacher ?? "").slice(0, 12) || "unnamed"],
     ["versions", ["jax", "mujoco"].filter((n) => versions[n]).map((n) => `${n} ${versions[n]}`)
       .join(", ")],
@@ -241,7 +242,7 @@ function start() {
   new ResizeObserver(render).observe(element("panels"));
   // page.html#step=120&window=100 opens there.
   const place = new URLSearchParams(location.hash.slice(1));
-  zoom(Number(place.get("window")) || sizes[2] || steps);
+  zoom(Number(place.get("window")) || (sizes.includes(100) ? 100 : steps));
   go(Number(place.get("step")) || 0);
 }
 

@@ -53,7 +53,7 @@ function makeArea(context, width, height, range, bottom, top) {
   };
 }
 
-function grid(area, values, unit = "") {
+function grid(area, values) {
   const { context } = area;
   context.font = '11px system-ui, "Liberation Sans", sans-serif';
   context.textAlign = "right";
@@ -63,7 +63,7 @@ function grid(area, values, unit = "") {
     context.fillStyle = GRID;
     context.fillRect(LEFT, y - 0.5, area.width - LEFT - RIGHT, 1);
     context.fillStyle = SOFT;
-    context.fillText(`${value}${unit}`, LEFT - 6, clamp(y, 6, area.height - 6));
+    context.fillText(value, LEFT - 6, clamp(y, 6, area.height - 6));
   }
 }
 
@@ -119,13 +119,14 @@ function cursor(area, t, color, from = 0) {
 const finite = (values) => Array.from(values).filter(Number.isFinite).sort((a, b) => a - b);
 // A few extreme values must not flatten all others; they are clipped and marked.
 const known = finite(mismatch), usual = known[Math.floor(0.98 * (known.length - 1))] ?? 0;
-const mismatchTop =
-  1.15 * Math.max(usual, finite(tauAccept).at(-1) ?? 0, finite(tauReplan).at(-1) ?? 0, 1e-6);
+const mismatchTop = known.length
+  ? 1.15 * Math.max(usual, finite(tauAccept).at(-1) ?? 0, finite(tauReplan).at(-1) ?? 0, 1e-6)
+  : 1;
 
 function drawMismatch(context, width, height) {
   const stripHeight = 20, plot = height - stripHeight - 4;
   const area = makeArea(context, width, plot, view(), 0, mismatchTop);
-  grid(area, ticks(0, mismatchTop));
+  if (known.length) grid(area, ticks(0, mismatchTop));
   const gap = area.cell > 5 ? 1 : 0, base = area.y(0);
   for (let t = area.range.low; t < area.range.high; t++) {
     if (Number.isNaN(mismatch[t])) continue;
@@ -160,7 +161,7 @@ function drawValues(values, color) {
   const bottom = Math.min(sorted[0] ?? 0, 0), top = Math.max(sorted.at(-1) ?? 0, bottom + 1e-6);
   return (context, width, height) => {
     const area = makeArea(context, width, height, view(), bottom, top);
-    grid(area, ticks(bottom, top));
+    grid(area, [bottom, top].map((value) => Number(value.toPrecision(3))));
     steppedLine(area, values, color, 1.6);
     return area;
   };
@@ -216,7 +217,9 @@ const scale = facts.mismatch === "relative"
   ? "relative: 1 is as far as the latent has moved since planning" : facts.mismatch;
 const panels = [
   ["Whole episode", 26, drawOverview],
-  [`Mismatch (${scale}) against its thresholds, and the outcome of each step`, 190, drawMismatch],
+  known.length
+    ? [`Mismatch (${scale}) against its thresholds, and the outcome of each step`, 190, drawMismatch]
+    : ["Outcome of each step; none was compared with an older plan", 60, drawMismatch],
   ["Reward of the step", 56, drawValues(reward, INK)],
   ["Return so far", 56, drawValues(returns, RETURN)],
   ...planned.map((_, i) => [`Action ${i}`, 58, drawAction(i)]),

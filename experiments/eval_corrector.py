@@ -2,13 +2,17 @@
 
     python -m experiments.eval_corrector --task=walker-walk \\
         --checkpoint=bundled:walker-walk-1m --corrector_dir=correctors --episodes=10
+
+With --trace it also writes pages that show an episode step by step, into `traces`
+beside the results.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, launch, planner_flags, tables, teachers
+from experiments import corrector_files, launch, planner_flags, tables, teachers, tracing
 from experiments.compare import Results, compare, run_settings, table
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors import registry
@@ -47,17 +51,25 @@ def main() -> None:
     """Evaluates all variants of one teacher, or of all sizes that are there."""
     task = teachers.TASK.value
     variants = [variant_names.parse(name) for name in VARIANTS.value]
+    traced = tracing.chosen(variants)
     agents = [planner_flags.apply(agent, PLAN_HORIZON.value) for agent in _agents(task)]
     found = [_correctors(agent, variants) for agent in agents]
     seeds = tuple(range(ENV_SEED.value, ENV_SEED.value + EPISODES.value))
     settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
     path = RESULTS.value or f"results/{task}/summary.csv"
     results = Results(path, run_settings(settings, agents, found, FOLLOW.value))
+    traces = Path(path).parent / "traces"
+    written: list[Path] = []
     for agent, correctors in zip(agents, found, strict=True):
         model_id = f"{task}-{corrector_files.size_name(agent.config.model_size)}"
         compare(agent, model_id, variants, correctors, settings, results, FOLLOW.value)
+        written += tracing.trace(
+            agent, model_id, traced, correctors, task, seeds[0], FOLLOW.value, traces
+        )
     print(tables.format_text(table(results)))
     print(f"wrote {results.summary_path} and {results.episodes_path}")
+    for page in written:
+        print(f"wrote {page}")
 
 
 def _agents(task: str) -> list[Agent]:

@@ -97,8 +97,12 @@ def test_from_data_to_plots(workplace, teacher):
 
     # The same comparison again does nothing anew; one more variant adds only its own rows.
     before = (workplace / f"results/{TASK}/summary.csv").read_text()
-    succeed(*evaluate, cwd=workplace)
+    said = succeed(*evaluate, "--trace", "--trace_steps=20", "--trace_seed=7", cwd=workplace)
     assert (workplace / f"results/{TASK}/summary.csv").read_text() == before
+    page = f"results/{TASK}/traces/{TASK}-custom_2_step_corrector_temporal_replan20_seed7.html"
+    assert f"wrote {page}" in said and "trace-data" in (workplace / page).read_text()
+    traced = rows((workplace / page).with_suffix(".csv"))
+    assert len(traced) == 20 and {row["outcome"] for row in traced} >= {"correct", "replan"}
 
     plots = ("experiments.plot_corrector_eval", f"--results_csv=results/{TASK}/summary.csv")
     succeed(*plots, "--output_dir=plots", cwd=workplace)
@@ -129,6 +133,11 @@ def test_evaluate(workplace, teacher):
           "--variants=baseline,3_step_corector"], "variants are"),
         (["experiments.eval_corrector", f"--task={TASK}", "--checkpoint=teachers/tiny",
           "--variants=3_step_corrector", "--corrector_dir=nowhere"], "nowhere"),
+        (["experiments.eval_corrector", f"--task={TASK}", "--checkpoint=teachers/tiny",
+          "--variants=baseline,3_step_naive", "--trace", "--trace_variants=3_step_bc"],
+         "which --variants does not: baseline, 3_step_naive"),
+        (["experiments.eval_corrector", f"--task={TASK}", "--checkpoint=teachers/tiny",
+          "--trace_steps=5"], "--trace_steps needs --trace"),
         (["experiments.collect_corrector_data", f"--task={TASK}", "--checkpoint=teachers/tiny",
           "--exec_horizon=1"], "exec_horizon"),
         (["experiments.demo", "--episods=3"], "episodes"),

@@ -50,7 +50,7 @@ DAGGER_ROUNDS = flags.DEFINE_integer(
 DAGGER_CORRECTOR = flags.DEFINE_enum(
     "dagger_corrector",
     None,
-    ["two_tower", "temporal", "bc"],
+    ["two_tower", "temporal", "bc", "gated"],
     "Which corrector drives in aggregation rounds (default two_tower).",
 )
 CORRECTOR_DIR = flags.DEFINE_string(

@@ -21,8 +21,8 @@ DATA = flags.DEFINE_string("data", None, "One data file; looked for in --data_di
 KIND = flags.DEFINE_enum(
     "corrector_type",
     "both",
-    ["two_tower", "temporal", "bc", "both", "all"],
-    "Which correctors: both are two_tower and temporal, all adds the bc baseline.",
+    ["two_tower", "temporal", "bc", "gated", "both", "all"],
+    "Which correctors: both are two_tower and temporal, all adds bc and gated.",
 )
 CORRECTOR_DIR = flags.DEFINE_string(
     "corrector_dir", corrector_files.CORRECTOR_DIR, "Directory that gets the correctors."
@@ -34,7 +34,7 @@ HISTORY_LEN = flags.DEFINE_integer(
     lower_bound=1,
 )
 
-_KINDS = {"both": ("two_tower", "temporal"), "all": ("two_tower", "temporal", "bc")}
+_KINDS = {"both": ("two_tower", "temporal"), "all": ("two_tower", "temporal", "bc", "gated")}
 
 
 def main() -> None:

@@ -14,6 +14,24 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Rows of a batch.", lower_b
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "AdamW's learning rate.", lower_bound=0.0)
 WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 1e-2, "AdamW's weight decay.", lower_bound=0.0)
 DROPOUT = flags.DEFINE_float("dropout", 0.1, "Dropout rate.", lower_bound=0.0, upper_bound=0.9)
+LOSS = flags.DEFINE_enum(
+    "loss", "squared", ["squared", "huber"], "Error to the teacher; huber minds outliers less."
+)
+HUBER_WIDTH = flags.DEFINE_float(
+    "huber_width", 0.3, "Error, in units of the action, beyond which huber grows linearly."
+)
+PLAN_ROWS = flags.DEFINE_bool(
+    "plan_rows", True, "Let bc and gated also learn from steps at which a plan was just made."
+)
+REFEREE_SHARE = flags.DEFINE_float(
+    "referee_share",
+    0.25,
+    "Share of the training episodes that a gated corrector's trust is fitted to, and its experts "
+    "do not learn from before the second half of the epochs.",
+)
+CORRECTION_BOUND = flags.DEFINE_float(
+    "correction_bound", 0.5, "How far a gated corrector moves a planned action at most."
+)
 PLAN_PENALTY = flags.DEFINE_float(
     "plan_penalty", 0.0, "Weight of the squared distance to the planned action.", lower_bound=0.0
 )
@@ -30,6 +48,7 @@ def corrector_config(kind: str, history_len: int) -> CorrectorConfig:
         num_layers=NUM_LAYERS.value,
         history_len=history_len,
         dropout=DROPOUT.value,
+        correction_bound=CORRECTION_BOUND.value,
     )
 
 
@@ -40,6 +59,10 @@ def train_config() -> CorrectorTrainConfig:
         batch_size=BATCH_SIZE.value,
         learning_rate=LEARNING_RATE.value,
         weight_decay=WEIGHT_DECAY.value,
+        loss=LOSS.value,
+        huber_width=HUBER_WIDTH.value,
+        plan_rows=PLAN_ROWS.value,
+        referee_share=REFEREE_SHARE.value,
         plan_penalty=PLAN_PENALTY.value,
         held_out=HELD_OUT.value,
         seed=launch.SEED.value,

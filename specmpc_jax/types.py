@@ -85,6 +85,7 @@ class PlannedStep:
     z_pred: Array  # [L] latent that the plan predicted for this step
     a_plan: Array  # [A] planned action
     offset: Array  # [] int, steps since the plan was made
+    mismatch: Array  # [] relative mismatch, whatever the thresholds refer to; 0 at the plan itself
 
 
 @flax.struct.dataclass

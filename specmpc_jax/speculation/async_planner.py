@@ -95,7 +95,7 @@ def follow(
     origin = jnp.where(block_end, state.start, state.origin)
     distance = mismatch(config.mismatch, z, block.latents[offset], origin)
     outcome = executor.decide(functions, thresholds, offset + age, distance)
-    execution, planned = executor.enter(before, offset, block, z, age)
+    execution, planned = executor.enter(before, offset, block, z, age, origin)
     action = planned.a_plan
     if functions.correct is not None:
         action = jax.lax.cond(

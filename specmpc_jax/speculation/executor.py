@@ -105,6 +105,7 @@ def initial_state(
             z_pred=jnp.zeros((w, latent_dim)),
             a_plan=jnp.zeros((w, action_dim)),
             offset=jnp.zeros((w,), jnp.int32),
+            mismatch=jnp.zeros((w,)),
         ),
         window_mask=jnp.zeros((w,), bool),
     )
@@ -238,7 +239,12 @@ def _enter(
 
 
 def enter(
-    state: ExecutorState, offset: Array, block: Block, z: Array, age: Array | int = 0
+    state: ExecutorState,
+    offset: Array,
+    block: Block,
+    z: Array,
+    age: Array | int = 0,
+    origin: Array | None = None,
 ) -> tuple[ExecutorState, PlannedStep]:
     """Takes one step of a block and puts it into the corrector's window.
 
@@ -248,11 +254,19 @@ def enter(
       block: the block.
       z: the real latent `[L]`.
       age: how many steps the block's plan was made before the block begins.
+      origin: the last real latent `[L]` that the plan has seen; the block's first if None.
 
     Returns:
       The state after the step, and the step as the corrector sees it.
     """
-    planned = PlannedStep(z, block.latents[offset], block.actions[offset], offset + age)
+    origin = block.latents[0] if origin is None else origin
+    planned = PlannedStep(
+        z_real=z,
+        z_pred=block.latents[offset],
+        a_plan=block.actions[offset],
+        offset=offset + age,
+        mismatch=mismatch("relative", z, block.latents[offset], origin),
+    )
     window = jax.tree.map(
         lambda past, new: jnp.concatenate([past[1:], new[None]]), state.window, planned
     )

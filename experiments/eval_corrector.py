@@ -37,8 +37,9 @@ RESULTS = flags.DEFINE_string(
 VARIANTS = flags.DEFINE_list(
     "variants",
     list(variant_names.DEFAULT),
-    "Variants by name: baseline, policy, <k>_step_<naive|corrector|corrector_temporal|bc|refine>, "
-    "each k_step one with an optional _replan<percent>.",
+    "Variants by name: baseline, policy, <k>_step_adaptive<percent>, <k>_step_<naive|corrector|"
+    "corrector_temporal|bc|gated|refine>, with optional suffixes _accept<percent>, "
+    "_replan<percent> or _adaptive<percent>, and _valued<percent>, in this order.",
 )
 FOLLOW = flags.DEFINE_enum(
     "follow", "elite", ["elite", "mean"], "What a block executes: the sampled elite or the mean."

@@ -240,14 +240,28 @@ class SpeculationConfig:
     block executes: the sampled elite sequence (as the official planner does
     for its first action) or the planner's mean. `history_len` is the window of
     steps that correctors see.
+
+    `replan_rate` above 0 adapts the tolerance while acting, until this share of
+    the steps that are compared with a prediction drops its plan;
+    `adaptation_gain` is how fast. `value_tolerance`, if not None, decides by
+    value: see `speculation.valued`.
     """
 
     exec_horizon: int = 1
     mismatch: str = "relative"
     follow: str = "elite"
     history_len: int = 4
+    replan_rate: float = 0.0
+    adaptation_gain: float = 0.2
+    value_tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.replan_rate < 1.0:
+            raise UserError(f"replan_rate is {self.replan_rate}; it must lie in [0, 1)")
+        if self.adaptation_gain <= 0:
+            raise UserError(f"adaptation_gain is {self.adaptation_gain}; it must be above 0")
+        if self.value_tolerance is not None and self.value_tolerance < 0:
+            raise UserError(f"value_tolerance is {self.value_tolerance}; it cannot be negative")
         if self.exec_horizon < 1:
             raise UserError(f"exec_horizon is {self.exec_horizon}; it must be at least 1")
         if self.mismatch not in ("relative", "l2"):

@@ -5,6 +5,7 @@ a larger program such as a scan over an environment on the device.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.struct
@@ -22,7 +23,7 @@ from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation import executor
 from specmpc_jax.speculation.blocks import block_from_plan, prior_block
 from specmpc_jax.speculation.executor import ExecutorState, Functions, StepInfo, Thresholds
-from specmpc_jax.types import Array, Block, CorrectFunction, Params, Plan
+from specmpc_jax.types import Array, Block, CorrectFunction, Params, Plan, PlanningModel
 from specmpc_jax.world_model import WorldModel
 
 
@@ -74,9 +75,21 @@ def control_functions(program: ControlProgram, arrays: ControlArrays) -> Functio
         correct = refine(model, program.planner, program.corrector)
     elif program.corrector is not None:
         correct = registry.correct_function(program.corrector, arrays.corrector)
-    if correct is None or model.action_mask is None:
+    unmasked = correct
+    if unmasked is not None and model.action_mask is not None:
+        correct = lambda context, key: unmasked(context, key) * model.action_mask  # noqa: E731
+    if spec.value_tolerance is None:
         return Functions(plan, correct)
-    return Functions(plan, lambda context, key: correct(context, key) * model.action_mask)
+    return Functions(plan, correct, functools.partial(ensemble_value, model), model.policy_mean)
+
+
+def ensemble_value(model: PlanningModel, z: Array, actions: Array) -> Array:
+    """Values of actions `[C, A]` at a latent `[L]`, the mean over all members: `[C]`."""
+    members = range(model.num_q)
+    # Members are evaluated in pairs. Of an odd number each takes part in two pairs.
+    firsts = members if model.num_q % 2 else members[::2]
+    pairs = [jnp.asarray([i, (i + 1) % model.num_q]) for i in firsts]
+    return jnp.mean(jnp.stack([model.value(z, actions, pair) for pair in pairs]), axis=0)
 
 
 def control_step(
@@ -232,7 +245,7 @@ class Controller:
 
         Returns:
           Action `[A]` or `[B, A]` in [-1, 1], the next state, and `info` with
-          `outcome`, `offset`, `mismatch` and the planned step.
+          `outcome`, `decision` (why), `offset`, `mismatch`, `limit` and the planned step.
 
         Raises:
           UserError: if the observation's shape is not the model's.

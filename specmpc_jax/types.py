@@ -100,5 +100,7 @@ class CorrectionContext:
 
 # (context, key) -> action [A]
 CorrectFunction = Callable[[CorrectionContext, Array], Array]
+# (z [L], actions [C, A]) -> value of each at z [C], the mean over the Q ensemble
+ValueFunction = Callable[[Array, Array], Array]
 # (z [L], warm start [H, A], key) -> block
 PlanFunction = Callable[[Array, Array, Array], Block]

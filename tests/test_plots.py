@@ -18,7 +18,7 @@ from specmpc_jax.evaluation import statistics, variants
 from specmpc_jax.evaluation.comparison import EPISODE_COLUMNS, SUMMARY_COLUMNS
 
 ROOT = Path(__file__).parents[1]
-LOSS = {None: 90.0, "two_tower": 10.0, "temporal": 12.0, "bc": 30.0, "refine": 100.0}
+LOSS = {None: 90.0, "two_tower": 10.0, "temporal": 12.0, "bc": 30.0, "gated": 8.0, "refine": 100.0}
 VARIANTS = (*variants.DEFAULT, "3_step_corrector_replan10", "5_step_naive", "5_step_corrector")
 
 

@@ -15,7 +15,7 @@ from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
 from specmpc_jax.ops.lanes import on_lanes
 from specmpc_jax.ops.sequences import shift_sequence
-from specmpc_jax.speculation.executor import Outcome
+from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.types import Array, Block
 
 # Separates the labelling planner's random numbers from the executing one's.

@@ -10,7 +10,8 @@ import numpy as np
 
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
-from specmpc_jax.speculation.executor import ExecutorState, Outcome, StepInfo
+from specmpc_jax.speculation.decisions import Decision, Outcome
+from specmpc_jax.speculation.executor import ExecutorState, StepInfo
 from specmpc_jax.types import Array
 
 
@@ -24,6 +25,7 @@ class Episode:
     planner_calls: int = 0
     corrected: int = 0
     mismatch_replans: int = 0
+    value_replans: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,15 +121,15 @@ def _run_group(
         if single:
             action = action[None]
         transition = environments.step(action)
-        outcome, block_end = np.atleast_1d(info.outcome), np.atleast_1d(info.block_end)
+        outcome, decision = np.atleast_1d(info.outcome), np.atleast_1d(info.decision)
         for lane, episode in enumerate(episodes):
             if active[lane]:
-                replanned = outcome[lane] == Outcome.REPLAN
                 episode.episode_return += float(transition.reward[lane])
                 episode.length += 1
-                episode.planner_calls += calls * int(replanned)
+                episode.planner_calls += calls * int(outcome[lane] == Outcome.REPLAN)
                 episode.corrected += int(outcome[lane] == Outcome.CORRECT)
-                episode.mismatch_replans += int(replanned and not block_end[lane])
+                episode.mismatch_replans += int(decision[lane] == Decision.MISMATCH)
+                episode.value_replans += int(decision[lane] == Decision.VALUE_POOR)
         if observe is not None:
             lifted = jax.tree.map(lambda leaf: leaf[None], (info, state)) if single else None
             info, seen = lifted or (info, state)

@@ -281,7 +281,8 @@ class CorrectorConfig:
     `use_offset` shows the corrector how old the plan is, up to `max_offset`.
     Of the gated corrector, `correction_bound` limits how far it moves a planned
     action, `trust_dim` is the width of the layer that weighs the plan, and
-    `trust_bias` the logit of an untrained one's trust in the plan.
+    `trust_bias` the logit of an untrained one's trust in the plan. `tanh_output`
+    bounds the change that an imported corrector makes, see `correctors.published`.
     """
 
     kind: str = "two_tower"
@@ -301,6 +302,7 @@ class CorrectorConfig:
     correction_bound: float = 0.5
     trust_dim: int = 16
     trust_bias: float = -2.0
+    tanh_output: bool = True
 
     def __post_init__(self) -> None:
         if self.correction_bound <= 0:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from specmpc_jax.config import CorrectorConfig
 from specmpc_jax.correctors.bc import BehaviourCloning
 from specmpc_jax.correctors.gated import Gated, GatedParts
+from specmpc_jax.correctors.published import PublishedTemporal, PublishedTwoTower
 from specmpc_jax.correctors.temporal import Temporal
 from specmpc_jax.correctors.two_tower import TwoTower
 from specmpc_jax.errors import UserError, nearest_names
@@ -17,6 +18,8 @@ MODULES: dict[str, type[nn.Module]] = {
     "temporal": Temporal,
     "bc": BehaviourCloning,
     "gated": Gated,
+    "published_two_tower": PublishedTwoTower,
+    "published_temporal": PublishedTemporal,
 }
 # Kinds that know the teacher's action without a plan, and so learn where one was just made too.
 LEARN_AT_PLANS = ("bc", "gated")

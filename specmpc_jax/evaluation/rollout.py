@@ -10,6 +10,7 @@ import numpy as np
 
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
+from specmpc_jax.evaluation.statistics import jerk
 from specmpc_jax.speculation.decisions import Decision, Outcome
 from specmpc_jax.speculation.executor import ExecutorState, StepInfo
 from specmpc_jax.types import Array
@@ -26,6 +27,7 @@ class Episode:
     corrected: int = 0
     mismatch_replans: int = 0
     value_replans: int = 0
+    jerk: float = float("nan")  # see `statistics.jerk`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,7 @@ def _run_group(
     state = controller.initial_state(keys[0] if single else keys)
     episodes = [Episode(seed) for seed in seeds[:wanted]]
     calls = int(controller.program.use_planner)
+    actions: list[np.ndarray] = []
     for count in itertools.count():
         active = environments.active
         if not active[:wanted].any() or count == max_steps:
@@ -120,6 +123,7 @@ def _run_group(
             result.latencies.append(elapsed)
         if single:
             action = action[None]
+        actions.append(action)
         transition = environments.step(action)
         outcome, decision = np.atleast_1d(info.outcome), np.atleast_1d(info.decision)
         for lane, episode in enumerate(episodes):
@@ -138,4 +142,6 @@ def _run_group(
         if advance is not None:
             advance(int(active[:wanted].sum()))
         observation = transition.observation
+    for lane, episode in enumerate(episodes):
+        episode.jerk = jerk(np.stack([action[lane] for action in actions[: episode.length]]))
     result.episodes.extend(episodes)

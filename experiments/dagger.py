@@ -14,7 +14,7 @@ from experiments import launch, training_flags
 from experiments.collecting import collect_round, finish, mean_return
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
-from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig, to_json
+from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
 from specmpc_jax.errors import UserError
@@ -146,15 +146,9 @@ def _union(parts: Sequence[CorrectorDataset]) -> CorrectorDataset:
 
 def _corrector(plan: Aggregation, data: CorrectorDataset, path: Path) -> Corrector:
     """The corrector of some data, read if it was trained before."""
-    if path.exists():
-        kept = Corrector.load(str(path))
-        sizes = {"latent_dim": kept.config.latent_dim, "action_dim": kept.config.action_dim}
-        if (
-            kept.config == dataclasses.replace(plan.config, **sizes)
-            and kept.record["training"] == files.to_plain(to_json(plan.training))
-            and kept.record["data"] == files.to_plain(data.metadata)
-        ):
-            return kept
+    kept = training_flags.trained_before(path, plan.config, plan.training, data)
+    if kept is not None:
+        return kept
     corrector, _ = training_flags.train_with_progress(plan.config, plan.training, data)
     corrector.save(str(path), overwrite=True)
     return corrector

@@ -67,6 +67,7 @@ class Scale:
         "3_step_corrector",
         "3_step_corrector_temporal",
         "3_step_bc",
+        "3_step_gated",
     )
 
 
@@ -79,7 +80,7 @@ SMALL = Scale(
     video_steps=100,
     variants=("baseline", "policy", "3_step_naive", "3_step_corrector", "3_step_bc"),
 )
-KINDS = ("two_tower", "temporal", "bc")
+KINDS = ("two_tower", "temporal", "bc", "gated")
 
 
 def main() -> None:

@@ -51,14 +51,16 @@ def _train(kind: str, data: CorrectorDataset) -> dict[str, object]:
     config = training_flags.corrector_config(
         kind, HISTORY_LEN.value or data.metadata["history_len"]
     )
-    corrector, epochs = training_flags.train_with_progress(
-        config, training_flags.train_config(), data
-    )
+    training = training_flags.train_config()
     path = corrector_files.corrector_path(CORRECTOR_DIR.value, data.metadata["model_size"], kind)
-    corrector.save(str(path), overwrite=True)
-    files.write_csv(
-        path.with_name(path.name + "_losses.csv"), [e._asdict() for e in epochs], Epoch._fields
-    )
+    corrector = training_flags.trained_before(path, config, training, data)
+    if corrector is not None:
+        print(f"{path} is complete, skipped", flush=True)
+    else:
+        corrector, epochs = training_flags.train_with_progress(config, training, data)
+        losses = path.with_name(path.name + "_losses.csv")
+        files.write_csv(losses, [epoch._asdict() for epoch in epochs], Epoch._fields)
+        corrector.save(str(path), overwrite=True)
     return {
         "corrector": str(path),
         "rows": corrector.record["rows"],

@@ -1,9 +1,13 @@
 """Flags of the binaries that train correctors, and the training itself with its progress bar."""
 
+import dataclasses
+from pathlib import Path
+
 from absl import flags
 
 from experiments import launch
-from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
+from specmpc_jax import files
+from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig, to_json
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset
 from specmpc_jax.correctors.training import Epoch, train
@@ -81,3 +85,20 @@ def train_with_progress(
         corrector, epochs = train(config, training, data, report)
     corrector.record["provenance"] = launch.provenance()
     return corrector, epochs
+
+
+def trained_before(
+    path: Path, config: CorrectorConfig, training: CorrectorTrainConfig, data: CorrectorDataset
+) -> Corrector | None:
+    """The corrector at `path`, if it was trained in this way on these data."""
+    if not path.exists():
+        return None
+    kept = Corrector.load(str(path))
+    sizes = {"latent_dim": kept.config.latent_dim, "action_dim": kept.config.action_dim}
+    same = (
+        kept.config == dataclasses.replace(config, **sizes)
+        and kept.record.get("training") == files.to_plain(to_json(training))
+        and kept.record.get("data") == files.to_plain(data.metadata)
+        and kept.record.get("episodes") == data.num_episodes
+    )
+    return kept if same else None

@@ -80,16 +80,34 @@ def control_functions(program: ControlProgram, arrays: ControlArrays) -> Functio
         correct = lambda context, key: unmasked(context, key) * model.action_mask  # noqa: E731
     if spec.value_tolerance is None:
         return Functions(plan, correct)
-    return Functions(plan, correct, functools.partial(ensemble_value, model), model.policy_mean)
+    return Functions(plan, correct, functools.partial(looked_ahead_value, model), model.policy_mean)
 
 
-def ensemble_value(model: PlanningModel, z: Array, actions: Array) -> Array:
-    """Values of actions `[C, A]` at a latent `[L]`, the mean over all members: `[C]`."""
+def looked_ahead_value(model: PlanningModel, z: Array, actions: Array) -> Array:
+    """Values of actions by one step of the model: reward, and the next latent's value.
+
+    Q(z, a) itself would not do: the policy prior is trained to maximise it, and
+    so wins by the ensemble's own errors. One step further all candidates are
+    valued under the same prior.
+
+    Args:
+      model: the planning functions.
+      z: latent `[L]`.
+      actions: `[C, A]`.
+
+    Returns:
+      `[C]`, the mean over all members of the ensemble.
+    """
+    reward, following = model.step(z, actions)
+    onward = model.policy_mean(following)
     members = range(model.num_q)
     # Members are evaluated in pairs. Of an odd number each takes part in two pairs.
     firsts = members if model.num_q % 2 else members[::2]
     pairs = [jnp.asarray([i, (i + 1) % model.num_q]) for i in firsts]
-    return jnp.mean(jnp.stack([model.value(z, actions, pair) for pair in pairs]), axis=0)
+    value = jnp.mean(jnp.stack([model.value(following, onward, pair) for pair in pairs]), axis=0)
+    if model.termination is not None:
+        value = jnp.where(model.termination(following) > 0.5, 0.0, value)
+    return reward + model.discount * value
 
 
 def control_step(

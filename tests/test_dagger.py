@@ -118,7 +118,19 @@ def test_complete_rounds_are_not_run_again(uninterrupted, toy_environments, monk
     monkeypatch.setattr(training_flags, "train_with_progress", train)
     _, again, _ = aggregate(AGENT, PLAN, uninterrupted)
     assert again.fingerprint == corrector.fingerprint
-    monkeypatch.undo()
+
+
+def test_a_corrector_is_trained_again_if_anything_it_depends_on_changed(uninterrupted):
+    data, corrector, _ = whole_run(uninterrupted)
+    path = rounds_directory(uninterrupted) / "corrector_1_two_tower"
+    kept = training_flags.trained_before(path, PLAN.config, PLAN.training, data)
+    assert kept.fingerprint == corrector.fingerprint
+    training = dataclasses.replace(PLAN.training, loss="huber")
+    assert training_flags.trained_before(path, PLAN.config, training, data) is None
+    config = dataclasses.replace(PLAN.config, dropout=0.2)
+    assert training_flags.trained_before(path, config, PLAN.training, data) is None
+    other = CorrectorDataset(data.arrays, {**data.metadata, "seed": 9})
+    assert training_flags.trained_before(path, PLAN.config, PLAN.training, other) is None
 
 
 def test_rounds_of_other_settings_are_refused(uninterrupted, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from models import tiny_agent, toy_batch
 from specmpc_jax.config import CorrectorConfig, SpeculationConfig
-from specmpc_jax.controller import ensemble_value
+from specmpc_jax.controller import looked_ahead_value
 from specmpc_jax.correctors import registry as corrector_registry
 from specmpc_jax.correctors.collection import collect
 from specmpc_jax.correctors.corrector import Corrector
@@ -216,12 +216,15 @@ def test_the_pipelined_controller_refuses_what_it_cannot_do(options, said):
     assert "\n" not in str(caught.value)
 
 
-def test_values_are_the_mean_over_the_whole_ensemble():
+def test_values_look_one_step_ahead_with_the_whole_ensemble():
     z, actions = jax.random.normal(KEY, (16,)), jax.random.uniform(KEY, (4, 2))
     for agent in (AGENT, tiny_agent(num_q=2)):
         model = fused_model.planning_model(agent.config, agent.planning_params, 0)
-        values = jax.jit(functools.partial(ensemble_value, model))(z, actions)
-        expected = agent.q(jnp.broadcast_to(z, (4, 16)), actions).mean(0)
+        values = jax.jit(functools.partial(looked_ahead_value, model))(z, actions)
+        start = jnp.broadcast_to(z, (4, 16))
+        following = agent.next(start, actions)
+        onward = agent.q(following, agent.policy_mean(following)).mean(0)
+        expected = agent.reward(start, actions) + model.discount * onward
         np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -152,6 +152,10 @@ def _held_out_loss(
     return losses.squared_error(config, params, examples.context(rows), examples.teacher[rows])
 
 
+_apply = jax.jit(registry.apply, static_argnums=0)
+_gated_parts = jax.jit(registry.gated_parts, static_argnums=0)
+
+
 def _optimiser(training: CorrectorTrainConfig) -> optax.GradientTransformation:
     return optax.adamw(training.learning_rate, weight_decay=training.weight_decay)
 
@@ -246,10 +250,10 @@ def _evidence(
     def error(action: Array) -> dict[str, float]:
         return by_offset(np.square(np.asarray(action) - teacher).mean(-1))
 
-    action = jax.jit(registry.apply, static_argnums=0)(config, params, context)
+    action = _apply(config, params, context)
     evidence = {"held_out_by_offset": error(action), "plan_by_offset": error(context.step.a_plan)}
     if config.kind == "gated":
-        parts = jax.jit(registry.gated_parts, static_argnums=0)(config, params, context)
+        parts = _gated_parts(config, params, context)
         evidence["proposal_by_offset"] = error(parts.proposal)
         evidence["correction_by_offset"] = error(np.clip(parts.correction, -1.0, 1.0))
         evidence["trust_by_offset"] = by_offset(parts.trust)

@@ -21,6 +21,7 @@ OFFSET_COLUMNS = (
     "p90_mismatch",
     "accepted_share",
     "corrected_share",
+    "prior_share",
     "mismatch_replan_share",
     "value_replan_share",
     "mean_correction",
@@ -55,7 +56,7 @@ class OffsetRecorder:
         """One row an offset, in `OFFSET_COLUMNS`; `identity` holds the shared fields.
 
         Corrections are mean absolute changes of the planned action, over
-        corrected steps only.
+        the steps at which it was changed.
         """
         steps = np.concatenate([np.zeros((4, 0)), *self._steps], axis=1)
         shared = {name: identity[name] for name in OFFSET_COLUMNS if name in identity}
@@ -78,9 +79,8 @@ def _summary(steps: np.ndarray) -> dict[str, float]:
         "median_mismatch": float(np.median(mismatch)),
         "p90_mismatch": float(np.percentile(mismatch, 90)),
         "accepted_share": share(Decision.ACCEPTED, Decision.VALUE_PLANNED),
-        "corrected_share": share(
-            Decision.CORRECTED, Decision.VALUE_CORRECTED, Decision.VALUE_PRIOR
-        ),
+        "corrected_share": share(Decision.CORRECTED, Decision.VALUE_CORRECTED),
+        "prior_share": share(Decision.VALUE_PRIOR),
         "mismatch_replan_share": share(Decision.MISMATCH),
         "value_replan_share": share(Decision.VALUE_POOR),
         "mean_correction": float(moved.mean()) if moved.size else float("nan"),

@@ -174,9 +174,10 @@ class Agent:
           replan_rate: share of the steps after a plan's first at which the plan is to be
             dropped; `tau_replan` (1 if None) is then multiplied by a tolerance that
             adapts while acting. 0 adapts nothing.
-          value_tolerance: decide by the Q ensemble which of the planned, the corrected and
-            the prior's action is executed, and drop the plan where even the best is
-            worth so much less than promised, as a share; None decides by mismatch alone.
+          value_tolerance: let the Q ensemble decide which of the planned, the corrected and
+            the prior's action is executed, and drop the plan where even the best is worth
+            less than promised; values that differ by less than this share are taken for
+            equal. None decides by mismatch alone.
           mismatch: "relative" or "l2".
           follow: "elite" or "mean", see `SpeculationConfig`.
           use_planner: False lets the policy prior act, without any planning.

@@ -143,7 +143,7 @@ def test_variant_names():
     with pytest.raises(UserError, match="more than 100%"):
         variants.parse("3_step_bc_accept60_replan50")
     all_suffixes = variants.parse("5_step_gated_accept30_replan5_valued")
-    assert all_suffixes == variants.Variant(all_suffixes.name, 5, "gated", 5, 30, 0, 10)
+    assert all_suffixes == variants.Variant(all_suffixes.name, 5, "gated", 5, 30, 0, 2)
     assert variants.parse("3_step_adaptive20").adaptive_percent == 20
     assert variants.parse("3_step_naive_valued25").value_percent == 25
     with pytest.raises(UserError, match="two_tower"):

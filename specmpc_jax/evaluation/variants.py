@@ -16,7 +16,8 @@ Any block length will do, and every `k_step` variant takes these suffixes, in th
     _adaptive<percent>  drop the plan at percent of the steps, by a tolerance that adapts
                         while acting; needs no data. 3_step_adaptive10 is 3_step_naive_adaptive10
     _valued[<percent>]  let values choose between plan, correction and prior, and drop the plan
-                        where the best is worth so much less than promised (default 10)
+                        where the best is worth less than promised, if they differ by percent
+                        (default 2) of what was promised
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ KINDS = {
     "gated": "gated",
     "refine": "refine",
 }
-DEFAULT_VALUE_PERCENT = 10
+DEFAULT_VALUE_PERCENT = 2
 _PATTERN = re.compile(
     rf"(?P<horizon>[1-9]\d*)_step"
     rf"(_(?P<kind>{'|'.join(KINDS)}))?"

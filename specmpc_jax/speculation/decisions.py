@@ -22,7 +22,7 @@ class Decision(enum.IntEnum):
     CORRECTED = 1  # the corrector's action
     BLOCK_END = 2  # a new plan: the old one was used up
     MISMATCH = 3  # a new plan: the mismatch was beyond the limit
-    VALUE_PLANNED = 4  # the planned action: of the candidates it has the highest value
+    VALUE_PLANNED = 4  # the planned action, after values were compared
     VALUE_CORRECTED = 5  # the corrector's action, likewise
     VALUE_PRIOR = 6  # the policy prior's mean, likewise
     VALUE_POOR = 7  # a new plan: every candidate is worth much less than the plan promised

@@ -282,7 +282,12 @@ def _weigh(
             lambda: planned.a_plan,
         )
     return valued.weigh(
-        functions.value, config.value_tolerance, planned, corrected, functions.prior(z)
+        functions.value,
+        config.value_tolerance,
+        planned,
+        (decision == Decision.CORRECTED).astype(jnp.int32),
+        corrected,
+        functions.prior(z),
     )
 
 

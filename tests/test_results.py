@@ -107,14 +107,18 @@ def test_a_run_killed_between_two_files_counts_for_nothing(tmp_path, toy_environ
     run(tmp_path, names=("baseline",))
     record = (tmp_path / "summary.run.json").read_bytes()
     run(tmp_path, names=("3_step_naive",))
-    whole = {
-        name: (tmp_path / name).read_bytes() for name in ("episodes.csv", "offsets.csv")
-    }  # fmt: skip
+
+    def of(variant, table="episodes.csv"):
+        return [row for row in rows(tmp_path / table) if row["variant"] == variant]
+
+    whole = of("3_step_naive"), of("3_step_naive", "offsets.csv")
     (tmp_path / "summary.run.json").write_bytes(record)  # the last file was not written yet
+    run(tmp_path, names=("policy",))
+    for table in ("summary.csv", "episodes.csv", "offsets.csv"):
+        assert of("3_step_naive", table) == []
     run(tmp_path, names=("3_step_naive",))
-    assert toy_environments == [1, 3, 3]
-    for name, content in whole.items():
-        assert (tmp_path / name).read_bytes() == content
+    assert toy_environments == [1, 3, 1, 3]
+    assert (of("3_step_naive"), of("3_step_naive", "offsets.csv")) == whole
 
 
 def test_offsets_are_counted_where_the_comparison_was_made():

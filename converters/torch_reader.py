@@ -64,13 +64,22 @@ def read(path: str | pathlib.Path) -> TorchCheckpoint:
         is no TD-MPC2 checkpoint.
     """
     path = pathlib.Path(path)
-    _require_archive(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise UserError(f"{path} cannot be loaded: {_reason(error)}") from error
+    content = load_plain(path)
     state_dict = _state_dict(path, content)
     return TorchCheckpoint(path, file_sha256(path), detect_layout(state_dict, path), state_dict)
+
+
+def load_plain(path: pathlib.Path) -> Any:
+    """What a torch archive holds, as far as it is plain data; nothing in it is run.
+
+    Raises:
+      UserError: if the file is missing, damaged, or holds more than plain data.
+    """
+    _require_archive(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise UserError(f"{path} cannot be loaded: {_reason(error)}") from error
 
 
 def detect_layout(state_dict: Mapping[str, Any], source: object = "the state dict") -> Layout:

@@ -3,15 +3,19 @@
     python -m experiments.collect_corrector_data --task=walker-walk \\
         --checkpoint=bundled:walker-walk-1m --episodes=10 --output=data
 
-Finished episodes are kept: the same command goes on where it was killed.
+Finished episodes are kept: the same command goes on where it was killed. With
+--dagger_rounds=N a corrector is trained on the data and drives for N more rounds,
+each time trained again on all data so far; it ends in --corrector_dir.
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from experiments import corrector_files, launch, planner_flags, teachers
+from experiments import corrector_files, launch, planner_flags, tables, teachers, training_flags
 from experiments.collecting import collect_round, finish, mean_return
+from experiments.dagger import Aggregation, aggregate
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
@@ -36,6 +40,24 @@ HISTORY_LEN = flags.DEFINE_integer(
 CORRECTOR = flags.DEFINE_string(
     "corrector", None, "Corrector that drives: an aggregation round. Its data join those there."
 )
+DAGGER_ROUNDS = flags.DEFINE_integer(
+    "dagger_rounds",
+    None,
+    "Aggregation rounds after the first, of --episodes each, in which a corrector drives that "
+    "was trained on all data so far. Complete rounds are kept.",
+    lower_bound=1,
+)
+DAGGER_CORRECTOR = flags.DEFINE_enum(
+    "dagger_corrector",
+    None,
+    ["two_tower", "temporal", "bc", "gated"],
+    "Which corrector drives in aggregation rounds (default two_tower).",
+)
+CORRECTOR_DIR = flags.DEFINE_string(
+    "corrector_dir",
+    corrector_files.CORRECTOR_DIR,
+    "Directory that gets the corrector which aggregation rounds end with.",
+)
 FOLLOW = flags.DEFINE_enum(
     "follow", "elite", ["elite", "mean"], "What a block executes: the sampled elite or the mean."
 )
@@ -53,8 +75,10 @@ OUTPUT = flags.DEFINE_string(
 def main() -> None:
     """Collects for one teacher, or for all sizes that are there."""
     task = teachers.TASK.value
+    _check_flags()
+    collect = _aggregate if DAGGER_ROUNDS.value else _collect
     if not ALL_SIZES.value:
-        _collect(planner_flags.apply(teachers.load_teacher(), PLAN_HORIZON.value), task)
+        collect(planner_flags.apply(teachers.load_teacher(), PLAN_HORIZON.value), task)
         return
     if OUTPUT.value.endswith(".npz"):
         raise UserError("with --all_model_sizes, --output must be a directory, not a file")
@@ -64,10 +88,22 @@ def main() -> None:
     for size in sizes:
         path = str(teachers.find(teachers.MODEL_DIR.value, task, size).path)
         agent = planner_flags.apply(teachers.load(path, task, size), PLAN_HORIZON.value)
-        if corrector_files.data_path(OUTPUT.value, agent.config.model_size).exists():
+        complete = corrector_files.data_path(OUTPUT.value, agent.config.model_size).exists()
+        # Aggregation finds out by itself which of its rounds are there.
+        if complete and not DAGGER_ROUNDS.value:
             print(f"{size}M is complete, skipped")
             continue
-        _collect(agent, task)
+        collect(agent, task)
+
+
+def _check_flags() -> None:
+    if DAGGER_CORRECTOR.value and not DAGGER_ROUNDS.value:
+        raise UserError("--dagger_corrector needs --dagger_rounds, the number of rounds it drives")
+    if CORRECTOR.value and DAGGER_ROUNDS.value:
+        raise UserError(
+            "--corrector adds one round by hand and --dagger_rounds trains its own correctors: "
+            "give one of them"
+        )
 
 
 def _collect(agent: Agent, task: str) -> None:
@@ -79,13 +115,7 @@ def _collect(agent: Agent, task: str) -> None:
     first = ENV_SEED.value + (0 if earlier is None else earlier.num_episodes)
     seeds = range(first, first + EPISODES.value)
     metadata = {
-        "teacher": agent.fingerprint,
-        "model_size": agent.config.model_size,
-        "task": task,
-        "planner": planner_flags.settings(agent),
-        "exec_horizon": EXEC_HORIZON.value,
-        "history_len": HISTORY_LEN.value,
-        "follow": FOLLOW.value,
+        **_settings(agent, task),
         "corrector": corrector.fingerprint if corrector else None,
     }
     data = collect_round(controller, task, seeds, NUM_ENVS.value, metadata, round_number, path)
@@ -97,6 +127,42 @@ def _collect(agent: Agent, task: str) -> None:
         f"return while collecting {returned:.1f}; {len(data)} steps of {data.num_episodes} "
         f"episodes in {path}"
     )
+
+
+def _aggregate(agent: Agent, task: str) -> None:
+    """All aggregation rounds of one teacher; ends with the last corrector in its directory."""
+    kind = DAGGER_CORRECTOR.value or "two_tower"
+    path = corrector_files.data_path(OUTPUT.value, agent.config.model_size)
+    plan = Aggregation(
+        task=task,
+        rounds=DAGGER_ROUNDS.value,
+        episodes=EPISODES.value,
+        first_env_seed=ENV_SEED.value,
+        num_envs=NUM_ENVS.value,
+        settings=_settings(agent, task),
+        config=training_flags.corrector_config(kind, HISTORY_LEN.value),
+        training=training_flags.train_config(),
+    )
+    data, corrector, rows = aggregate(agent, plan, path)
+    directory = CORRECTOR_DIR.value
+    target = corrector_files.corrector_path(directory, agent.config.model_size, kind)
+    corrector.save(str(target), overwrite=True)
+    print(tables.format_text(rows))
+    print(f"{len(data)} steps of {data.num_episodes} episodes in {path}, corrector in {target}")
+
+
+def _settings(agent: Agent, task: str) -> dict[str, Any]:
+    """Everything that collected data depend on, but who drives and the environment seeds."""
+    return {
+        "teacher": agent.fingerprint,
+        "model_size": agent.config.model_size,
+        "task": task,
+        "planner": planner_flags.settings(agent),
+        "exec_horizon": EXEC_HORIZON.value,
+        "history_len": HISTORY_LEN.value,
+        "follow": FOLLOW.value,
+        "seed": launch.SEED.value,
+    }
 
 
 def _earlier(path: Path) -> CorrectorDataset | None:

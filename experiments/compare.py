@@ -4,23 +4,31 @@ import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from experiments import launch, planner_flags
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
+from specmpc_jax.checkpointing import fingerprint
+from specmpc_jax.config import to_json
+from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.envs import registry
 from specmpc_jax.evaluation.comparison import (
+    AGGREGATE_COLUMNS,
     BASELINE,
     EPISODE_COLUMNS,
     SUMMARY_COLUMNS,
     EvaluationSettings,
+    aggregate_rows,
     episode_rows,
     evaluate_controller,
     summary_row,
 )
-from specmpc_jax.evaluation.rollout import Episode
+from specmpc_jax.evaluation.offsets import OFFSET_COLUMNS, OffsetRecorder
+from specmpc_jax.evaluation.statistics import paired_difference
 from specmpc_jax.evaluation.variants import Variant, make_controller
 from specmpc_jax.progress import Progress
 
@@ -34,59 +42,108 @@ TABLE_COLUMNS = (
     "paired_ci_high",
     "planner_calls_per_step",
     "corrected_per_step",
+    "mean_jerk",
     "mean_ms",
     "p50_ms",
     "p95_ms",
 )
 
 
-class Results:
-    """The summary CSV, `episodes.csv` beside it, and what they were made with.
+class VariantRows(NamedTuple):
+    """What one variant of one model adds to the tables."""
 
-    A variant that is complete is kept when the same comparison is started
-    again; a comparison with other settings starts from nothing.
+    summary: dict[str, Any]
+    episodes: list[dict[str, Any]]
+    offsets: list[dict[str, Any]]
+
+
+class Results:
+    """The tables of a comparison, and what each of their rows was made with.
+
+    The summary CSV holds a row a variant; beside it lie `episodes.csv`,
+    `offsets.csv`, `aggregate.csv` (a variant over all models) and
+    `<summary>.run.json`. A variant of a model that is complete is kept when the
+    comparison is started again, unless something that it depends on has
+    changed; rows made over other episodes are dropped altogether, as nothing
+    could be paired with them.
     """
 
-    def __init__(self, results_csv: str | Path, run: Mapping[str, Any]):
-        """Opens results; `run` holds every setting that results depend on."""
+    def __init__(self, results_csv: str | Path, shared: Mapping[str, Any]):
+        """Opens results; `shared` holds the settings that all variants depend on."""
         self.summary_path = Path(results_csv)
         self.episodes_path = self.summary_path.with_name("episodes.csv")
+        self.offsets_path = self.summary_path.with_name("offsets.csv")
+        self.aggregate_path = self.summary_path.with_name("aggregate.csv")
         self.run_path = self.summary_path.with_suffix(".run.json")
-        self.run = files.to_plain(run)
+        self.shared = files.to_plain(shared)
+        self.made_with: dict[str, Any] = {}
         self.summary: list[dict[str, Any]] = []
         self.episodes: list[dict[str, Any]] = []
-        if self.run_path.exists() and self._same_run():
-            self.summary = _read(self.summary_path)
-            self.episodes = _read(self.episodes_path)
+        self.offsets: list[dict[str, Any]] = []
+        if self.run_path.exists():
+            self._read_kept()
 
-    def add(self, summary: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
-        """Stores one complete variant."""
-        self.summary.append(summary)
-        self.episodes.extend(episodes)
+    def add(
+        self,
+        rows: VariantRows,
+        made_with: Mapping[str, Any],
+    ) -> None:
+        """Stores one complete variant; `made_with` is what it alone depends on."""
+        name = _name(rows.summary)
+        self._drop({name})
+        self.made_with[name] = files.to_plain(made_with)
+        self.summary.append(_as_text(rows.summary))
+        self.episodes.extend(map(_as_text, rows.episodes))
+        self.offsets.extend(map(_as_text, rows.offsets))
+        self._pair(rows.summary)
+        files.write_csv(self.offsets_path, self.offsets, OFFSET_COLUMNS)
         files.write_csv(self.episodes_path, self.episodes, EPISODE_COLUMNS)
+        files.write_csv(self.aggregate_path, aggregate_rows(self.episodes), AGGREGATE_COLUMNS)
         files.write_csv(self.summary_path, self.summary, SUMMARY_COLUMNS)
-        record = {"run": self.run, "provenance": launch.provenance()}
-        files.write_json(self.run_path, {**record, "flags": launch.flag_values()})
+        # Last, as what makes the rows count: without its entry a row is not kept.
+        record = {"shared": self.shared, "made_with": self.made_with}
+        record |= {"provenance": launch.provenance(), "flags": launch.flag_values()}
+        files.write_json(self.run_path, record)
 
-    def complete(self, identity: Mapping[str, Any]) -> bool:
-        """Whether a variant of one teacher is there already."""
-        names = ("task", "model_id", "variant")
-        return any(all(row[n] == str(identity[n]) for n in names) for row in self.summary)
+    def complete(self, identity: Mapping[str, Any], made_with: Mapping[str, Any]) -> bool:
+        """Whether a variant of one teacher is there, made with the same things."""
+        return self.made_with.get(_name(identity)) == files.to_plain(made_with)
 
-    def baseline(self, identity: Mapping[str, Any]) -> list[Episode] | None:
-        """The baseline's episodes of the same teacher, if they were run."""
-        rows = [
-            row
-            for row in self.episodes
-            if row["variant"] == BASELINE
-            and row["task"] == identity["task"]
-            and row["model_id"] == identity["model_id"]
-        ]
-        episodes = [Episode(int(r["env_seed"]), float(r["return"]), int(r["length"])) for r in rows]
-        return episodes or None
+    def _pair(self, added: Mapping[str, Any]) -> None:
+        """Compares the new variant with the baseline, or all others with a new baseline."""
+        baseline = self._returns({**added, "variant": BASELINE})
+        if not baseline.size:
+            return
+        for row in self.summary:
+            same_model = _name({**row, "variant": ""}) == _name({**added, "variant": ""})
+            if same_model and added["variant"] in (BASELINE, row["variant"]):
+                row.update(_as_text(paired_difference(self._returns(row), baseline)))
 
-    def _same_run(self) -> bool:
-        return files.read_json(self.run_path).get("run") == self.run
+    def _returns(self, row: Mapping[str, Any]) -> np.ndarray:
+        """Returns of one variant of one model by environment seed; none if it was not run."""
+        name = _name(row)
+        return np.array([float(each["return"]) for each in self.episodes if _name(each) == name])
+
+    def _read_kept(self) -> None:
+        record = files.read_json(self.run_path)
+        if record.get("shared") != self.shared:
+            return
+        self.made_with = record["made_with"]
+        self.summary = _read(self.summary_path)
+        self.episodes = _read(self.episodes_path)
+        self.offsets = _read(self.offsets_path)
+        # A run that was killed between two files leaves rows of a variant that does not count.
+        self._drop({_name(row) for row in self.episodes + self.summary} - set(self.made_with))
+
+    def _drop(self, names: set[str]) -> None:
+        for rows in (self.summary, self.episodes, self.offsets):
+            rows[:] = [row for row in rows if _name(row) not in names]
+        self.made_with = {k: v for k, v in self.made_with.items() if k not in names}
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """What tells one variant of one model from all others in the tables."""
+    return "/".join(str(row[name]) for name in ("task", "model_id", "variant"))
 
 
 def compare(
@@ -103,7 +160,7 @@ def compare(
     Args:
       agent: the teacher.
       model_id: what the results call it.
-      variants: the baseline, if wanted, first: differences are paired to it.
+      variants: what to evaluate; differences are paired to the baseline, once that is there.
       correctors: trained correctors by kind.
       settings: task, seeds and lanes, the same for all variants.
       results: gets one row a variant, as soon as it is complete.
@@ -125,34 +182,40 @@ def compare(
             "corrector": variant.corrector or "none",
             "seed": launch.SEED.value,
         }
-        if results.complete(identity):
+        made_with = _made_with(agent, controller)
+        if results.complete(identity, made_with):
             continue
+        recorder = OffsetRecorder()
         with Progress(steps, variant.name, unit="step", quiet=launch.QUIET.value) as progress:
-            rollouts = evaluate_controller(controller, settings, launch.key(), progress.advance)
-        rows = episode_rows(identity, rollouts.episodes)
-        baseline = results.baseline(identity)
-        if variant.name == BASELINE:
-            baseline = rollouts.episodes
-        results.add(_as_text(summary_row(identity, rollouts, baseline)), _all_as_text(rows))
+            rollouts = evaluate_controller(
+                controller, settings, launch.key(), progress.advance, recorder.observe
+            )
+        rows = VariantRows(
+            summary_row(identity, rollouts),
+            episode_rows(identity, rollouts.episodes),
+            recorder.rows(identity),
+        )
+        results.add(rows, made_with)
 
 
-def run_settings(
-    settings: EvaluationSettings,
-    agents: Sequence[Agent],
-    correctors: Sequence[Mapping[str, Corrector]],
-    follow: str,
-) -> dict[str, Any]:
-    """Everything that results depend on, to tell whether they can be continued."""
+def shared_settings(settings: EvaluationSettings, follow: str) -> dict[str, Any]:
+    """What all rows of a comparison depend on."""
+    return {"settings": dataclasses.asdict(settings), "seed": launch.SEED.value, "follow": follow}
+
+
+def _made_with(agent: Agent, controller: Controller) -> dict[str, Any]:
+    """What the rows of one variant depend on, besides."""
+    program, arrays = controller.program, controller.arrays
+    learned = None if arrays.corrector is None else fingerprint(arrays.corrector)
     return {
-        "settings": dataclasses.asdict(settings),
-        "seed": launch.SEED.value,
-        "follow": follow,
-        "teachers": [agent.fingerprint for agent in agents],
-        "planners": [planner_flags.settings(agent) for agent in agents],
-        "correctors": [
-            {kind: corrector.fingerprint for kind, corrector in sorted(found.items())}
-            for found in correctors
-        ],
+        "teacher": agent.fingerprint,
+        "planner": planner_flags.settings(agent),
+        "speculation": to_json(program.speculation),
+        "corrector": learned or program.corrector,
+        "thresholds": {
+            "accept": np.asarray(arrays.thresholds.accept),
+            "replan": np.asarray(arrays.thresholds.replan),
+        },
     }
 
 
@@ -160,10 +223,6 @@ def _as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row as the CSV holds it, so that fresh and re-read rows are alike."""
     plain = files.to_plain(row)
     return {name: "" if value is None else str(value) for name, value in plain.items()}
-
-
-def _all_as_text(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [_as_text(row) for row in rows]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

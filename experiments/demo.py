@@ -16,7 +16,7 @@ from absl import flags
 import specmpc_jax as sm
 from experiments import launch, plotting, tables
 from experiments.collecting import collect_round, finish
-from experiments.compare import Results, compare, run_settings, table
+from experiments.compare import Results, compare, shared_settings, table
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
 from specmpc_jax.correctors.corrector import Corrector
@@ -68,6 +68,7 @@ class Scale:
         "3_step_corrector",
         "3_step_corrector_temporal",
         "3_step_bc",
+        "3_step_gated",
     )
 
 
@@ -83,7 +84,7 @@ SMALL = Scale(
     video_steps=100,
     variants=("baseline", "policy", "3_step_naive", "3_step_corrector", "3_step_bc"),
 )
-KINDS = ("two_tower", "temporal", "bc")
+KINDS = ("two_tower", "temporal", "bc", "gated")
 
 
 def main() -> None:
@@ -111,8 +112,7 @@ def main() -> None:
     _say(4, f"compare the variants over {scale.evaluate} equal episodes")
     seeds = tuple(range(EVALUATE_SEED, EVALUATE_SEED + scale.evaluate))
     settings = EvaluationSettings(TASK, seeds)
-    run = run_settings(settings, [agent], [correctors], "elite")
-    results = Results(output / "summary.csv", run)
+    results = Results(output / "summary.csv", shared_settings(settings, "elite"))
     compare(agent, f"{TASK}-1m", wanted, correctors, settings, results)
     _say(5, "draw the plots and film an episode")
     made = plotting.plot_results(results.summary_path, output / "plots")

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import corrector_files, launch, planner_flags, tables, teachers, tracing
-from experiments.compare import Results, compare, run_settings, table
+from experiments.compare import Results, compare, shared_settings, table
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.corrector import Corrector
@@ -37,8 +37,9 @@ RESULTS = flags.DEFINE_string(
 VARIANTS = flags.DEFINE_list(
     "variants",
     list(variant_names.DEFAULT),
-    "Variants by name: baseline, policy, <k>_step_<naive|corrector|corrector_temporal|bc|refine>, "
-    "each k_step one with an optional _replan<percent>.",
+    "Variants by name: baseline, policy, <k>_step_adaptive<percent>, <k>_step_<naive|corrector|"
+    "corrector_temporal|bc|gated|refine>, with optional suffixes _accept<percent>, "
+    "_replan<percent> or _adaptive<percent>, and _valued<percent>, in this order.",
 )
 FOLLOW = flags.DEFINE_enum(
     "follow", "elite", ["elite", "mean"], "What a block executes: the sampled elite or the mean."
@@ -57,7 +58,7 @@ def main() -> None:
     seeds = tuple(range(ENV_SEED.value, ENV_SEED.value + EPISODES.value))
     settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
     path = RESULTS.value or f"results/{task}/summary.csv"
-    results = Results(path, run_settings(settings, agents, found, FOLLOW.value))
+    results = Results(path, shared_settings(settings, FOLLOW.value))
     traces = Path(path).parent / "traces"
     written: list[Path] = []
     for agent, correctors in zip(agents, found, strict=True):
@@ -67,7 +68,10 @@ def main() -> None:
             agent, model_id, traced, correctors, task, seeds[0], FOLLOW.value, traces
         )
     print(tables.format_text(table(results)))
-    print(f"wrote {results.summary_path} and {results.episodes_path}")
+    print(
+        f"wrote {results.summary_path}, and beside it {results.episodes_path.name}, "
+        f"{results.offsets_path.name} and {results.aggregate_path.name}"
+    )
     for page in written:
         print(f"wrote {page}")
 

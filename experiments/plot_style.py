@@ -1,7 +1,7 @@
 """One look for all figures: sizes for print, and a colour and marker for each corrector kind."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.results import BASELINE, OPEN_LOOP, POLICY, Result
+from experiments.results import BASELINE, OPEN_LOOP, POLICY, Model, Result
 
 # Inches across a text column; a figure of this width is printed at its own size.
 TEXT_WIDTH = 6.5
@@ -54,6 +54,7 @@ _LOOKS = {
     "two_tower": Look("two-tower", "#0072B2", "s"),
     "temporal": Look("temporal", "#009E73", "D"),
     "bc": Look("behaviour cloning", "#D55E00", "^"),
+    "gated": Look("gated", "#7A5C00", "h"),
     "refine": Look("short replan", "#CC79A7", "v"),
 }
 
@@ -73,15 +74,13 @@ def rank(result: Result) -> tuple[Any, ...]:
     kinds = list(_LOOKS)
     place = kinds.index(result.kind) if result.kind in kinds else len(kinds)
     blocks = result.exec_horizon if place > kinds.index(POLICY) else 0
-    return blocks, place, result.kind, result.replan_percent
+    return blocks, place, result.kind, result.options
 
 
 def series_label(result: Result) -> str:
     """What a legend calls a variant whose block length shows elsewhere."""
     words = look(result.kind).label
-    if result.replan_percent:
-        words += f", replan {result.replan_percent}%"
-    return words
+    return f"{words}, {result.options}" if result.options else words
 
 
 def variant_label(result: Result) -> str:
@@ -97,7 +96,7 @@ def marker(result: Result) -> dict[str, Any]:
         color=style.color,
         marker=style.marker,
         markersize={"*": 11, "P": 7.5}.get(style.marker, 6),
-        markerfacecolor="white" if result.replan_percent else style.color,
+        markerfacecolor="white" if result.drops_plans else style.color,
         linestyle="none",
     )
 
@@ -145,3 +144,27 @@ def finish(
 def key(result: Result, linestyle: str = "none") -> Line2D:
     """A legend's entry for a variant's series."""
     return Line2D([], [], **{**marker(result), "linestyle": linestyle}, label=series_label(result))
+
+
+def task(models: Sequence[Model]) -> str:
+    """The task that all of the models were evaluated on."""
+    return models[0].results[0].task
+
+
+def name_panel(axis: Axes, model: Model, models: Sequence[Model]) -> None:
+    """Puts a model's name over its panel, where there are several."""
+    if len(models) > 1:
+        axis.set_title(model.label)
+
+
+def variant_names(results: Iterable[Result]) -> list[str]:
+    """The label of each variant once, in the order of `rank`."""
+    return list(dict.fromkeys(map(variant_label, sorted(results, key=rank))))
+
+
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """Makes an axis of one named row for each variant, the first on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.3, -0.7)
+    axis.grid(False, axis="y")
+    axis.tick_params(axis="y", length=0)

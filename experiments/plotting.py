@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from experiments import plot_details
 from experiments import plot_style as style
 from experiments.results import (
     BASELINE,
@@ -84,11 +85,11 @@ def horizon(models: Sequence[Model]) -> Figure | None:
         series = _series(model.blocks)
         for members, shift in zip(series, _shifts(len(series), axis, lengths), strict=True):
             _draw_series(axis, [r.exec_horizon + shift for r in members], members)
-        _name_panel(axis, model, models)
+        style.name_panel(axis, model, models)
     return style.finish(
         figure,
         axes,
-        title=f"{_task(models)}: return by execution horizon",
+        title=f"{style.task(models)}: return by execution horizon",
         xlabel=_HORIZON,
         ylabel=_RETURN,
         keys=_reference_keys(models) + [style.key(m[0], _line(m[0])) for m in blocks],
@@ -101,7 +102,7 @@ def paired(models: Sequence[Model]) -> Figure | None:
         [r for r in model.results if r.kind != BASELINE and not math.isnan(r.paired_difference)]
         for model in models
     ]
-    names = _variant_names(result for results in shown for result in results)
+    names = style.variant_names(result for results in shown for result in results)
     if not names:
         return None
     figure, axes = style.panels(
@@ -116,14 +117,14 @@ def paired(models: Sequence[Model]) -> Figure | None:
             axis.plot(single, [row + 0.3] * len(single), "|", color=color, alpha=0.45)
             axis.hlines(row, result.paired_ci_low, result.paired_ci_high, color, linewidth=1.8)
             axis.plot(result.paired_difference, row, **style.marker(result))
-        _name_panel(axis, model, models)
-        _name_rows(axis, names)
+        style.name_panel(axis, model, models)
+        style.name_rows(axis, names)
     return style.finish(
         figure,
         axes,
-        title=f"{_task(models)}: paired difference to replanning at every step",
+        title=f"{style.task(models)}: paired difference to replanning at every step",
         xlabel="Difference in return"
-        + (" (mean, 95% interval; ticks: episodes)" * (len(axes) < 2)),
+        + ("\n(mean, 95% interval; ticks: episodes)" * (len(axes) < 2)),
     )
 
 
@@ -145,7 +146,7 @@ def pareto(models: Sequence[Model]) -> Figure | None:
         [], [], linestyle="none", marker="$3$", color="black", label="execution horizon"
     )
     keys = [style.key(members[0]) for members in _series(_all(models))]
-    title = f"{_task(models)}: return against cost"
+    title = f"{style.task(models)}: return against cost"
     return style.finish(figure, axes, title=title, keys=[*keys, front, number])
 
 
@@ -170,7 +171,7 @@ def model_size(models: Sequence[Model]) -> Figure | None:
     return style.finish(
         figure,
         axes,
-        title=f"{_task(models)}: return by model size",
+        title=f"{style.task(models)}: return by model size",
         xlabel="Parameters (millions)",
         ylabel=_RETURN,
         keys=[style.key(members[0], _line(members[0])) for members in _series(sized)],
@@ -198,14 +199,14 @@ def improvement(models: Sequence[Model]) -> Figure | None:
                 change, low, high = _change(result, pairs[result])
                 axis.vlines(x, low, high, style.look(result.kind).color, linewidth=1.8)
                 axis.plot(x, change, **style.marker(result))
-        _name_panel(axis, model, models)
+        style.name_panel(axis, model, models)
     open_loop_key = Line2D(
         [], [], color=style.look(OPEN_LOOP).color, linewidth=1.8, label="open loop"
     )
     return style.finish(
         figure,
         axes,
-        title=f"{_task(models)}: improvement over open loop",
+        title=f"{style.task(models)}: improvement over open loop",
         xlabel=_HORIZON,
         ylabel="Return gained (mean, 95% interval)",
         keys=[*_reference_keys(models, [BASELINE]), open_loop_key]
@@ -216,7 +217,7 @@ def improvement(models: Sequence[Model]) -> Figure | None:
 def latency(models: Sequence[Model]) -> Figure | None:
     """Percentiles of the action latency, a row for each variant."""
     timed = [result for result in _all(models) if not math.isnan(result.p50_ms)]
-    names = _variant_names(timed)
+    names = style.variant_names(timed)
     if not names:
         return None
     figure, axes = style.panels(
@@ -233,13 +234,13 @@ def latency(models: Sequence[Model]) -> Figure | None:
             for value, look in zip(values, _PERCENTILES.values(), strict=True):
                 axis.plot(value, row, color=color, **look)
         _latency_axis(axis, [getattr(r, name) for r in timed for name in _PERCENTILES])
-        _name_panel(axis, model, models)
-        _name_rows(axis, names)
+        style.name_panel(axis, model, models)
+        style.name_rows(axis, names)
     keys = [
         Line2D([], [], linestyle="none", color=style.GREY, label=name.removesuffix("_ms"), **look)
         for name, look in _PERCENTILES.items()
     ]
-    title = f"{_task(models)}: action latency, from observation to action"
+    title = f"{style.task(models)}: action latency, from observation to action"
     return style.finish(figure, axes, title=title, xlabel="Latency (ms)", keys=keys)
 
 
@@ -250,11 +251,9 @@ FIGURES = {
     "model_size": model_size,
     "improvement": improvement,
     "latency": latency,
+    "offsets": plot_details.offsets,
+    "smoothness": plot_details.smoothness,
 }
-
-
-def _task(models: Sequence[Model]) -> str:
-    return models[0].results[0].task
 
 
 def _all(models: Iterable[Model]) -> list[Result]:
@@ -270,7 +269,7 @@ def _series(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def _line(result: Result) -> str:
-    return {BASELINE: "--", POLICY: "-."}.get(result.kind, ":" if result.replan_percent else "-")
+    return {BASELINE: "--", POLICY: "-."}.get(result.kind, ":" if result.drops_plans else "-")
 
 
 def _shifts(count: int, axis: Axes, positions: Sequence[int], scale: float = 1.0) -> np.ndarray:
@@ -350,11 +349,6 @@ def _change(result: Result, reference: Result) -> tuple[float, float, float]:
     return float(differences.mean()), *statistics.bootstrap_interval(differences)
 
 
-def _name_panel(axis: Axes, model: Model, models: Sequence[Model]) -> None:
-    if len(models) > 1:
-        axis.set_title(model.label)
-
-
 def _horizon_axis(axis: Axes, results: Iterable[Result]) -> list[int]:
     """Ticks at the horizons that occur, which it returns."""
     lengths = sorted({result.exec_horizon for result in results if result.in_blocks})
@@ -375,17 +369,6 @@ def _latency_axis(axis: Axes, values: Sequence[float]) -> None:
     axis.xaxis.set_major_locator(LogLocator(subs=(1,) if crowded else (1, 2, 5)))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _variant_names(results: Iterable[Result]) -> list[str]:
-    return list(dict.fromkeys(map(style.variant_label, sorted(results, key=style.rank))))
-
-
-def _name_rows(axis: Axes, names: Sequence[str]) -> None:
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.3, -0.7)
-    axis.grid(False, axis="y")
-    axis.tick_params(axis="y", length=0)
 
 
 def _file_name(task: str) -> str:

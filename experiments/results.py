@@ -6,17 +6,34 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from specmpc_jax import files
 from specmpc_jax.errors import UserError
 
 EPISODES_FILE = "episodes.csv"
+OFFSETS_FILE = "offsets.csv"
 BASELINE = "baseline"
 OPEN_LOOP = "open_loop"
 POLICY = "policy"
 # How a table may say that blocks are executed as planned.
 _NO_CORRECTOR = ("", "none", "naive", OPEN_LOOP)
+_PERCENT = re.compile(r"_(accept|replan|adaptive)(\d+)")
+_OFFSET_COLUMNS = ("task", "model_id", "variant", "offset", "steps")
 _EPISODE_COLUMNS = ("task", "model_id", "variant", "env_seed", "return")
+
+
+# Columns that older tables lack, and are read without.
+_OPTIONAL = ("mean_ms", "mean_jerk")
+
+
+class AtOffset(NamedTuple):
+    """What happened at one offset of a variant's blocks; NaN where nothing was corrected."""
+
+    offset: int
+    mean_mismatch: float
+    p90_mismatch: float
+    mean_correction: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +42,8 @@ class Result:
 
     Fields bear the names of the CSV's columns. `exec_horizon` and
     `planner_calls_per_step` count agent steps, `*_ms` are milliseconds.
-    `returns` maps the seed of an environment to the return of its episode; it
-    is empty where no episodes were recorded.
+    `returns` maps the seed of an environment to the return of its episode, and
+    `offsets` tells what happened at each; they are empty where it was not recorded.
     """
 
     task: str
@@ -47,6 +64,8 @@ class Result:
     p95_ms: float
     p99_ms: float
     mean_ms: float = math.nan
+    mean_jerk: float = math.nan
+    offsets: tuple["AtOffset", ...] = dataclasses.field(default=(), compare=False)
     returns: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
@@ -62,10 +81,17 @@ class Result:
         return self.kind not in (BASELINE, POLICY)
 
     @property
-    def replan_percent(self) -> int:
-        """Share of steps on which a mismatch drops the plan, in percent; 0 if it never does."""
-        match = re.search(r"_replan(\d+)$", self.variant)
-        return int(match[1]) if match else 0
+    def options(self) -> str:
+        """What the variant's suffixes ask for, in words; empty if it has none."""
+        words = [f"{match[1]} {match[2]}%" for match in _PERCENT.finditer(self.variant)]
+        if match := re.search(r"_valued(\d*)$", self.variant):
+            words.append(f"by value {match[1]}%" if match[1] else "by value")
+        return ", ".join(words)
+
+    @property
+    def drops_plans(self) -> bool:
+        """Whether anything but the end of its block drops a plan."""
+        return bool(re.search(r"_replan|_adaptive|_valued", self.variant))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,16 +120,18 @@ def read_results(path: files.PathLike) -> list[Result]:
       UserError: if the file is missing, empty, lacks columns, or holds what is no number.
     """
     path = Path(path)
-    own = {"returns", "mean_ms"}
+    own = {"returns", "offsets", *_OPTIONAL}
     columns = [field.name for field in dataclasses.fields(Result) if field.name not in own]
     returns = _read_returns(path.with_name(EPISODES_FILE))
+    offsets = _read_offsets(path.with_name(OFFSETS_FILE))
     results: dict[tuple[str, ...], Result] = {}
     for place, row in _read_rows(path, columns):
         values = {name: _parse(row, name, place) for name in columns}
         key = (row["task"], row["model_id"], row["variant"])
-        # Tables that do not tell the mean latency are read all the same.
-        values["mean_ms"] = _parse(row, "mean_ms", place) if row.get("mean_ms") else math.nan
-        result = Result(**values, returns=returns.get(key, {}))
+        values |= {
+            name: _parse(row, name, place) if row.get(name) else math.nan for name in _OPTIONAL
+        }
+        result = Result(**values, returns=returns.get(key, {}), offsets=offsets.get(key, ()))
         if results.setdefault((*key, row["model_size"], row["seed"]), result) is not result:
             raise UserError(f"{place}: {result.variant} on {result.task} is there twice")
     return list(results.values())
@@ -125,7 +153,7 @@ def paired_differences(result: Result, reference: Result | None) -> list[float]:
 
 def compared_to_open_loop(model: Model) -> dict[Result, Result]:
     """Maps each corrected variant to the open loop of its own horizon, where that was measured."""
-    plain = [r for r in model.blocks if r.kind == OPEN_LOOP and not r.replan_percent]
+    plain = [r for r in model.blocks if r.kind == OPEN_LOOP and not r.options]
     open_loop = {result.exec_horizon: result for result in plain}
     return {
         result: open_loop[result.exec_horizon]
@@ -174,6 +202,19 @@ def _read_returns(path: Path) -> dict[tuple[str, ...], dict[str, float]]:
             ambiguous.add(key)  # runs with several seeds: which one cannot be told
         episodes[row["env_seed"]] = _number(row["return"], "return", place)
     return {key: episodes for key, episodes in returns.items() if key not in ambiguous}
+
+
+def _read_offsets(path: Path) -> dict[tuple[str, ...], tuple[AtOffset, ...]]:
+    """What happened at each offset, by task, model and variant."""
+    if not path.exists():
+        return {}
+    names = AtOffset._fields[1:]
+    offsets: dict[tuple[str, ...], list[AtOffset]] = {}
+    for place, row in _read_rows(path, (*_OFFSET_COLUMNS, *names)):
+        numbers = [_number(row[name], name, place) if row[name] else math.nan for name in names]
+        entry = AtOffset(_whole_number(row["offset"], "offset", place), *numbers)
+        offsets.setdefault((row["task"], row["model_id"], row["variant"]), []).append(entry)
+    return {key: tuple(sorted(entries)) for key, entries in offsets.items()}
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:

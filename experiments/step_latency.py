@@ -12,7 +12,7 @@ from specmpc_jax.config import CorrectorConfig
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.corrector import Corrector
-from specmpc_jax.speculation.executor import Outcome
+from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.types import Array
 
 EXEC_HORIZON = 3

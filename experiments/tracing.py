@@ -119,7 +119,8 @@ def _most_telling(variants: Sequence[Variant]) -> Variant:
 
     def score(variant: Variant) -> tuple[bool, bool, int]:
         corrected = variant.corrector not in (None, "policy")
-        return corrected, variant.replan_percent > 0, variant.exec_horizon
+        drops = variant.replan_percent or variant.adaptive_percent or variant.value_percent
+        return corrected, bool(drops), variant.exec_horizon
 
     return max(variants, key=score)
 

@@ -7,13 +7,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, launch, tables
+from experiments import corrector_files, launch, tables, training_flags
 from specmpc_jax import files
-from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
 from specmpc_jax.correctors.dataset import CorrectorDataset
-from specmpc_jax.correctors.training import Epoch, train
+from specmpc_jax.correctors.training import Epoch
 from specmpc_jax.errors import UserError
-from specmpc_jax.progress import Progress
 
 MODEL_SIZE = flags.DEFINE_string(
     "model_size", None, "Size of the teacher whose data to use (1, 5, ...), or all; any if empty."
@@ -23,31 +21,20 @@ DATA = flags.DEFINE_string("data", None, "One data file; looked for in --data_di
 KIND = flags.DEFINE_enum(
     "corrector_type",
     "both",
-    ["two_tower", "temporal", "bc", "both", "all"],
-    "Which correctors: both are two_tower and temporal, all adds the bc baseline.",
+    ["two_tower", "temporal", "bc", "gated", "both", "all"],
+    "Which correctors: both are two_tower and temporal, all adds bc and gated.",
 )
 CORRECTOR_DIR = flags.DEFINE_string(
     "corrector_dir", corrector_files.CORRECTOR_DIR, "Directory that gets the correctors."
 )
-EPOCHS = flags.DEFINE_integer("epochs", 60, "Passes over the data.", lower_bound=1)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Rows of a batch.", lower_bound=1)
-LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "AdamW's learning rate.", lower_bound=0.0)
-WEIGHT_DECAY = flags.DEFINE_float("weight_decay", 1e-2, "AdamW's weight decay.", lower_bound=0.0)
-DROPOUT = flags.DEFINE_float("dropout", 0.1, "Dropout rate.", lower_bound=0.0, upper_bound=0.9)
-PLAN_PENALTY = flags.DEFINE_float(
-    "plan_penalty", 0.0, "Weight of the squared distance to the planned action.", lower_bound=0.0
-)
-HELD_OUT = flags.DEFINE_float("held_out", 0.15, "Share of episodes held out.")
 HISTORY_LEN = flags.DEFINE_integer(
     "history_len",
     None,
     "Window of temporal correctors, in steps; as collected if empty.",
     lower_bound=1,
 )
-HIDDEN_DIM = flags.DEFINE_integer("hidden_dim", 256, "Width of hidden layers.", lower_bound=1)
-NUM_LAYERS = flags.DEFINE_integer("num_layers", 2, "Layers of each MLP.", lower_bound=1)
 
-_KINDS = {"both": ("two_tower", "temporal"), "all": ("two_tower", "temporal", "bc")}
+_KINDS = {"both": ("two_tower", "temporal"), "all": ("two_tower", "temporal", "bc", "gated")}
 
 
 def main() -> None:
@@ -61,34 +48,19 @@ def main() -> None:
 
 
 def _train(kind: str, data: CorrectorDataset) -> dict[str, object]:
-    config = CorrectorConfig(
-        kind=kind,
-        hidden_dim=HIDDEN_DIM.value,
-        num_layers=NUM_LAYERS.value,
-        history_len=HISTORY_LEN.value or data.metadata["history_len"],
-        dropout=DROPOUT.value,
+    config = training_flags.corrector_config(
+        kind, HISTORY_LEN.value or data.metadata["history_len"]
     )
-    training = CorrectorTrainConfig(
-        epochs=EPOCHS.value,
-        batch_size=BATCH_SIZE.value,
-        learning_rate=LEARNING_RATE.value,
-        weight_decay=WEIGHT_DECAY.value,
-        plan_penalty=PLAN_PENALTY.value,
-        held_out=HELD_OUT.value,
-        seed=launch.SEED.value,
-    )
-    with Progress(EPOCHS.value, kind, unit="epoch", quiet=launch.QUIET.value) as progress:
-
-        def report(epoch: Epoch) -> None:
-            progress.advance(train=epoch.train_loss, held_out=epoch.held_out_loss)
-
-        corrector, epochs = train(config, training, data, report)
+    training = training_flags.train_config()
     path = corrector_files.corrector_path(CORRECTOR_DIR.value, data.metadata["model_size"], kind)
-    corrector.record["provenance"] = launch.provenance()
-    corrector.save(str(path), overwrite=True)
-    files.write_csv(
-        path.with_name(path.name + "_losses.csv"), [e._asdict() for e in epochs], Epoch._fields
-    )
+    corrector = training_flags.trained_before(path, config, training, data)
+    if corrector is not None:
+        print(f"{path} is complete, skipped", flush=True)
+    else:
+        corrector, epochs = training_flags.train_with_progress(config, training, data)
+        losses = path.with_name(path.name + "_losses.csv")
+        files.write_csv(losses, [epoch._asdict() for epoch in epochs], Epoch._fields)
+        corrector.save(str(path), overwrite=True)
     return {
         "corrector": str(path),
         "rows": corrector.record["rows"],

@@ -15,7 +15,7 @@ from specmpc_jax.errors import UserError
 from specmpc_jax.exported import ExportedController, load_exported
 from specmpc_jax.exporting import export_controller
 from specmpc_jax.machine import enable_compilation_cache
-from specmpc_jax.speculation.executor import Outcome
+from specmpc_jax.speculation.decisions import Decision, Outcome
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ __all__ = [
     "Controller",
     "Corrector",
     "ExportedController",
+    "Decision",
     "Outcome",
     "UserError",
     "enable_compilation_cache",

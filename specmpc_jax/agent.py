@@ -30,8 +30,8 @@ from specmpc_jax.pipelined_controller import PipelinedController
 from specmpc_jax.planning import deadline, fused_model
 from specmpc_jax.planning.deadline import GovernorConfig, Timing
 from specmpc_jax.speculation import async_planner
-from specmpc_jax.speculation.executor import ExecutorState, StepInfo, Thresholds
-from specmpc_jax.thresholds import Threshold, threshold
+from specmpc_jax.speculation.executor import ExecutorState, StepInfo
+from specmpc_jax.thresholds import Threshold, thresholds_from
 from specmpc_jax.types import Array, Params, Plan
 from specmpc_jax.world_model import WorldModel
 
@@ -152,6 +152,8 @@ class Agent:
         tau_replan: Threshold | None = None,
         accept_quantile: float | None = None,
         replan_quantile: float | None = None,
+        replan_rate: float = 0.0,
+        value_tolerance: float | None = None,
         mismatch: str = "relative",
         follow: str = "elite",
         use_planner: bool = True,
@@ -169,6 +171,13 @@ class Agent:
           accept_quantile: `tau_accept` as a quantile of the mismatch that the
             corrector's data showed at each offset.
           replan_quantile: `tau_replan` alike; 0.9 replans on the worst tenth.
+          replan_rate: share of the steps after a plan's first at which the plan is to be
+            dropped; `tau_replan` (1 if None) is then multiplied by a tolerance that
+            adapts while acting. 0 adapts nothing.
+          value_tolerance: let the Q ensemble decide which of the planned, the corrected and
+            the prior's action is executed, and drop the plan where even the best is worth
+            less than promised; values that differ by less than this share are taken for
+            equal. None decides by mismatch alone.
           mismatch: "relative" or "l2".
           follow: "elite" or "mean", see `SpeculationConfig`.
           use_planner: False lets the policy prior act, without any planning.
@@ -188,6 +197,8 @@ class Agent:
                 tau_replan=tau_replan,
                 accept_quantile=accept_quantile,
                 replan_quantile=replan_quantile,
+                replan_rate=replan_rate,
+                value_tolerance=value_tolerance,
                 mismatch=mismatch,
                 follow=follow,
                 use_planner=use_planner,
@@ -261,6 +272,8 @@ class Agent:
         tau_replan: Threshold | None = None,
         accept_quantile: float | None = None,
         replan_quantile: float | None = None,
+        replan_rate: float = 0.0,
+        value_tolerance: float | None = None,
         mismatch: str = "relative",
         follow: str = "elite",
         use_planner: bool = True,
@@ -277,11 +290,20 @@ class Agent:
         if learned is not None:
             learned.check_teacher(self.fingerprint, self.config)
             history_len = learned.config.history_len
-        speculation = SpeculationConfig(exec_horizon, mismatch, follow, history_len)
+        speculation = SpeculationConfig(
+            exec_horizon,
+            mismatch,
+            follow,
+            history_len,
+            replan_rate,
+            value_tolerance=value_tolerance,
+        )
         limits = dataclasses.replace(speculation, exec_horizon=offsets)
-        thresholds = Thresholds(
-            accept=threshold("accept", tau_accept, accept_quantile, 0.0, learned, limits),
-            replan=threshold("replan", tau_replan, replan_quantile, np.inf, learned, limits),
+        thresholds = thresholds_from(
+            limits,
+            learned,
+            accept=(tau_accept, accept_quantile),
+            replan=(tau_replan, replan_quantile),
         )
         program = ControlProgram(
             model=self.config,

@@ -240,14 +240,28 @@ class SpeculationConfig:
     block executes: the sampled elite sequence (as the official planner does
     for its first action) or the planner's mean. `history_len` is the window of
     steps that correctors see.
+
+    `replan_rate` above 0 adapts the tolerance while acting, until this share of
+    the steps that are compared with a prediction drops its plan;
+    `adaptation_gain` is how fast. `value_tolerance`, if not None, decides by
+    value: see `speculation.valued`.
     """
 
     exec_horizon: int = 1
     mismatch: str = "relative"
     follow: str = "elite"
     history_len: int = 4
+    replan_rate: float = 0.0
+    adaptation_gain: float = 0.2
+    value_tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.replan_rate < 1.0:
+            raise UserError(f"replan_rate is {self.replan_rate}; it must lie in [0, 1)")
+        if self.adaptation_gain <= 0:
+            raise UserError(f"adaptation_gain is {self.adaptation_gain}; it must be above 0")
+        if self.value_tolerance is not None and self.value_tolerance < 0:
+            raise UserError(f"value_tolerance is {self.value_tolerance}; it cannot be negative")
         if self.exec_horizon < 1:
             raise UserError(f"exec_horizon is {self.exec_horizon}; it must be at least 1")
         if self.mismatch not in ("relative", "l2"):
@@ -265,6 +279,10 @@ class CorrectorConfig:
     `kind` is a name in `correctors.registry`. `difference_scale` multiplies
     z_real - z_pred before its tower, since that difference is small.
     `use_offset` shows the corrector how old the plan is, up to `max_offset`.
+    Of the gated corrector, `correction_bound` limits how far it moves a planned
+    action, `trust_dim` is the width of the layer that weighs the plan, and
+    `trust_bias` the logit of an untrained one's trust in the plan. `tanh_output`
+    bounds the change that an imported corrector makes, see `correctors.published`.
     """
 
     kind: str = "two_tower"
@@ -281,25 +299,51 @@ class CorrectorConfig:
     max_offset: int = 8
     difference_scale: float = 10.0
     dropout: float = 0.1
+    correction_bound: float = 0.5
+    trust_dim: int = 16
+    trust_bias: float = -2.0
+    tanh_output: bool = True
+
+    def __post_init__(self) -> None:
+        if self.correction_bound <= 0:
+            raise UserError(f"correction_bound is {self.correction_bound}; it must be above 0")
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"dropout is {self.dropout}; it must lie in [0, 1)")
 
 
 @dataclasses.dataclass(frozen=True)
 class CorrectorTrainConfig:
     """How a corrector is fitted.
 
-    `plan_penalty` weighs the squared distance to the planned action against
-    that to the teacher's. `held_out` is a share of the episodes.
+    `loss` is "squared" or "huber", which grows linearly beyond an error of
+    `huber_width` and so minds the teacher's own noise less. `plan_penalty`
+    weighs the squared distance to the planned action against that to the
+    teacher's. `held_out` is a share of the episodes. With `plan_rows` the kinds
+    that can (bc, gated) also learn from steps at which a plan was just made.
+    `referee_share` is the share of the training episodes that the trust of a
+    gated corrector is fitted to, in the first half of the epochs, while its
+    experts do not learn from them; 0 fits all to all.
     """
 
     epochs: int = 60
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
+    loss: str = "squared"
+    huber_width: float = 0.3
     plan_penalty: float = 0.0
     held_out: float = 0.15
+    plan_rows: bool = True
+    referee_share: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.loss not in ("squared", "huber"):
+            raise UserError(f"loss is {self.loss!r}; it can be 'squared' or 'huber'")
+        if self.huber_width <= 0:
+            raise UserError(f"huber_width is {self.huber_width}; it must be above 0")
+        if not 0.0 <= self.referee_share < 1.0:
+            raise UserError(f"referee_share is {self.referee_share}; it must lie in [0, 1)")
         if self.epochs < 1 or self.batch_size < 1:
             raise UserError("training needs at least one epoch and a batch of at least one row")
         if not 0.0 < self.held_out < 1.0:

@@ -5,6 +5,7 @@ a larger program such as a scan over an environment on the device.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.struct
@@ -22,7 +23,7 @@ from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation import executor
 from specmpc_jax.speculation.blocks import block_from_plan, prior_block
 from specmpc_jax.speculation.executor import ExecutorState, Functions, StepInfo, Thresholds
-from specmpc_jax.types import Array, Block, CorrectFunction, Params, Plan
+from specmpc_jax.types import Array, Block, CorrectFunction, Params, Plan, PlanningModel
 from specmpc_jax.world_model import WorldModel
 
 
@@ -74,9 +75,39 @@ def control_functions(program: ControlProgram, arrays: ControlArrays) -> Functio
         correct = refine(model, program.planner, program.corrector)
     elif program.corrector is not None:
         correct = registry.correct_function(program.corrector, arrays.corrector)
-    if correct is None or model.action_mask is None:
+    unmasked = correct
+    if unmasked is not None and model.action_mask is not None:
+        correct = lambda context, key: unmasked(context, key) * model.action_mask  # noqa: E731
+    if spec.value_tolerance is None:
         return Functions(plan, correct)
-    return Functions(plan, lambda context, key: correct(context, key) * model.action_mask)
+    return Functions(plan, correct, functools.partial(looked_ahead_value, model), model.policy_mean)
+
+
+def looked_ahead_value(model: PlanningModel, z: Array, actions: Array) -> Array:
+    """Values of actions by one step of the model: reward, and the next latent's value.
+
+    Q(z, a) itself would not do: the policy prior is trained to maximise it, and
+    so wins by the ensemble's own errors. One step further all candidates are
+    valued under the same prior.
+
+    Args:
+      model: the planning functions.
+      z: latent `[L]`.
+      actions: `[C, A]`.
+
+    Returns:
+      `[C]`, the mean over all members of the ensemble.
+    """
+    reward, following = model.step(z, actions)
+    onward = model.policy_mean(following)
+    members = range(model.num_q)
+    # Members are evaluated in pairs. Of an odd number each takes part in two pairs.
+    firsts = members if model.num_q % 2 else members[::2]
+    pairs = [jnp.asarray([i, (i + 1) % model.num_q]) for i in firsts]
+    value = jnp.mean(jnp.stack([model.value(following, onward, pair) for pair in pairs]), axis=0)
+    if model.termination is not None:
+        value = jnp.where(model.termination(following) > 0.5, 0.0, value)
+    return reward + model.discount * value
 
 
 def control_step(
@@ -232,7 +263,7 @@ class Controller:
 
         Returns:
           Action `[A]` or `[B, A]` in [-1, 1], the next state, and `info` with
-          `outcome`, `offset`, `mismatch` and the planned step.
+          `outcome`, `decision` (why), `offset`, `mismatch`, `limit` and the planned step.
 
         Raises:
           UserError: if the observation's shape is not the model's.

@@ -15,7 +15,8 @@ from specmpc_jax.controller import Controller, ControlProgram
 from specmpc_jax.errors import UserError
 from specmpc_jax.planning import deadline
 from specmpc_jax.planning.deadline import GovernorConfig, GovernorState, Timing
-from specmpc_jax.speculation.executor import ExecutorState, Outcome, StepInfo
+from specmpc_jax.speculation.decisions import Outcome
+from specmpc_jax.speculation.executor import ExecutorState, StepInfo
 from specmpc_jax.types import Array
 
 # Seconds on any clock.
@@ -109,6 +110,8 @@ class DeadlineController:
             governor = deadline.observe(self._governor, len(self.rungs), governor, late)
         info = DeadlineInfo(
             outcome=info.outcome,
+            decision=info.decision,
+            limit=info.limit,
             block_end=info.block_end,
             mismatch=info.mismatch,
             planned=info.planned,

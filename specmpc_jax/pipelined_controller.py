@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from specmpc_jax.controller import (
     ControlArrays,
@@ -22,7 +23,8 @@ from specmpc_jax.errors import UserError
 from specmpc_jax.planning import fused_model
 from specmpc_jax.speculation import async_planner
 from specmpc_jax.speculation.async_planner import PipelineState
-from specmpc_jax.speculation.executor import Outcome, StepInfo
+from specmpc_jax.speculation.decisions import Outcome
+from specmpc_jax.speculation.executor import StepInfo
 from specmpc_jax.types import Array, Block
 from specmpc_jax.world_model import WorldModel
 
@@ -60,7 +62,11 @@ class PipelinedController:
           program: static choices.
           arrays: parameters, and thresholds `[2X]`.
           background: what runs the plans; a thread of its own if None.
+
+        Raises:
+          UserError: for settings that a plan made ahead cannot follow.
         """
+        _check_can_pipeline(program)
         self.program = program
         self.arrays = arrays
         self._background = background or ThreadPoolExecutor(1, "specmpc-plan-ahead")
@@ -98,14 +104,16 @@ class PipelinedController:
         block_end = int(machine.execution.offset) >= program.speculation.exec_horizon
         late = block_end and arriving is not None and not arriving.done()
         if block_end and arriving is None:
-            action, machine, info = _replan(program, arrays, machine, observation, 0.0)
+            action, machine, info = _replan(program, arrays, machine, observation, 0.0, jnp.inf)
         else:
             # A plan that the mismatch will drop is waited for too: it would only share the
             # processor with the plan on the spot.
             block = arriving.result() if block_end else machine.execution.block
             action, after, info = _follow(program, arrays, machine, block, observation)
             if int(info.outcome) == Outcome.REPLAN:
-                action, after, info = _replan(program, arrays, machine, observation, info.mismatch)
+                action, after, info = _replan(
+                    program, arrays, machine, observation, info.mismatch, info.limit
+                )
             machine = after
         action = jax.block_until_ready(action)
         replanned = int(info.outcome) == Outcome.REPLAN
@@ -116,6 +124,8 @@ class PipelinedController:
             arriving = self._background.submit(_plan_ahead_now, program, arrays, machine, action)
         info = PipelinedInfo(
             outcome=info.outcome,
+            decision=info.decision,
+            limit=info.limit,
             block_end=info.block_end,
             mismatch=info.mismatch,
             planned=info.planned,
@@ -138,6 +148,22 @@ class PipelinedController:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_can_pipeline(program: ControlProgram) -> None:
+    speculation = program.speculation
+    impossible = {
+        "let the policy prior act alone: there is nothing to plan ahead": not program.use_planner,
+        "adapt its tolerance (replan_rate): a mismatch on arrival is one of another kind": (
+            speculation.replan_rate > 0
+        ),
+        "decide by value (value_tolerance): no value is promised for where a block begins": (
+            speculation.value_tolerance is not None
+        ),
+    }
+    for what, given in impossible.items():
+        if given:
+            raise UserError(f"a pipelined controller cannot {what}; use Agent.controller")
 
 
 def pipelined_initial_state(program: ControlProgram, key: Array) -> PipelineState:
@@ -169,11 +195,12 @@ def replan(
     state: PipelineState,
     observation: Array,
     distance: Array,
+    limit: Array,
 ) -> tuple[Array, PipelineState, StepInfo]:
     """`async_planner.replan` from an observation."""
     z = WorldModel(program.model).encode(arrays.params, observation, arrays.task)
     functions = control_functions(program, arrays)
-    return async_planner.replan(program.speculation, functions, state, z, distance)
+    return async_planner.replan(program.speculation, functions, state, z, distance, limit)
 
 
 def plan_ahead(

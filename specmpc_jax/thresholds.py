@@ -8,10 +8,46 @@ import numpy as np
 from specmpc_jax.config import SpeculationConfig
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.errors import UserError
+from specmpc_jax.speculation.executor import Thresholds
 from specmpc_jax.types import Array
 
 # One number for all offsets, or one for each.
 Threshold = float | Sequence[float]
+
+
+def thresholds_from(
+    speculation: SpeculationConfig,
+    corrector: Corrector | None,
+    accept: tuple[Threshold | None, float | None],
+    replan: tuple[Threshold | None, float | None],
+) -> Thresholds:
+    """Both limits; each is given as a value, or as a quantile, or not at all.
+
+    Without either, nothing that a corrector could mend is accepted, and no plan
+    is dropped; a tolerance that adapts starts from 1.
+
+    Args:
+      speculation: kind of mismatch, X as its `exec_horizon`, and whether it adapts.
+      corrector: what quantiles refer to.
+      accept: value and quantile.
+      replan: likewise.
+
+    Raises:
+      UserError: if settings contradict each other, or there is nothing to adapt.
+    """
+    adapts = speculation.replan_rate > 0
+    if adapts and replan == (None, None):
+        # A relative mismatch of 1 means that the plan knew nothing: a start in its own unit.
+        if speculation.mismatch != "relative":
+            raise UserError("replan_rate needs a tau_replan to adapt if the mismatch is l2")
+        replan = (1.0, None)
+    limits = Thresholds(
+        accept=threshold("accept", *accept, 0.0, corrector, speculation),
+        replan=threshold("replan", *replan, np.inf, corrector, speculation),
+    )
+    if adapts and not np.isfinite(limits.replan).all():
+        raise UserError("replan_rate needs a finite tau_replan, which it multiplies")
+    return limits
 
 
 def threshold(

@@ -85,6 +85,7 @@ class PlannedStep:
     z_pred: Array  # [L] latent that the plan predicted for this step
     a_plan: Array  # [A] planned action
     offset: Array  # [] int, steps since the plan was made
+    mismatch: Array  # [] relative mismatch, whatever the thresholds refer to; 0 at the plan itself
 
 
 @flax.struct.dataclass
@@ -99,5 +100,7 @@ class CorrectionContext:
 
 # (context, key) -> action [A]
 CorrectFunction = Callable[[CorrectionContext, Array], Array]
+# (z [L], actions [C, A]) -> value of each at z [C], the mean over the Q ensemble
+ValueFunction = Callable[[Array, Array], Array]
 # (z [L], warm start [H, A], key) -> block
 PlanFunction = Callable[[Array, Array, Array], Block]

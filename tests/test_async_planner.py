@@ -13,7 +13,8 @@ from specmpc_jax.config import PlannerConfig, SpeculationConfig
 from specmpc_jax.planning import mppi
 from specmpc_jax.speculation import async_planner, executor
 from specmpc_jax.speculation.blocks import block_from_plan
-from specmpc_jax.speculation.executor import Functions, Outcome, Thresholds
+from specmpc_jax.speculation.decisions import Outcome
+from specmpc_jax.speculation.executor import Functions, Thresholds
 
 PLANNER = PlannerConfig(num_samples=32, num_elites=4, num_pi_trajs=2, iterations=2)
 MODEL = linear_model()

@@ -1,18 +1,27 @@
 """Rollouts, collection, statistics and variants on a toy environment."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from models import tiny_agent, toy_batch
-from specmpc_jax.config import SpeculationConfig
+from specmpc_jax.config import CorrectorConfig, SpeculationConfig
+from specmpc_jax.controller import looked_ahead_value
+from specmpc_jax.correctors import registry as corrector_registry
 from specmpc_jax.correctors.collection import collect
+from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation import statistics, variants
 from specmpc_jax.evaluation.rollout import run_episodes
+from specmpc_jax.planning import fused_model
 from specmpc_jax.speculation import calibration
+from specmpc_jax.speculation.decisions import Decision
 
 AGENT = tiny_agent()
+SHORT = AGENT.with_planner(horizon=1)  # compiles in less time
 SEEDS = range(50, 55)
 KEY = jax.random.key(0)
 
@@ -125,10 +134,101 @@ def test_variant_names():
     assert (gated.exec_horizon, gated.corrector, gated.replan_percent) == (3, "bc", 10)
     for name in variants.DEFAULT:
         assert variants.parse(name).name == name
-    for name in ("3_step", "0_step_naive", "3_step_corrector_replan101", "x"):
+    for name in ("3_step", "0_step_naive", "3_step_valued", "3_step_replan5", "x"):
         with pytest.raises(UserError, match="variants are"):
             variants.parse(name)
+    for name in ("3_step_corrector_replan101", "3_step_adaptive0", "3_step_adaptive100"):
+        with pytest.raises(UserError, match="impossible"):
+            variants.parse(name)
+    with pytest.raises(UserError, match="more than 100%"):
+        variants.parse("3_step_bc_accept60_replan50")
+    all_suffixes = variants.parse("5_step_gated_accept30_replan5_valued")
+    assert all_suffixes == variants.Variant(all_suffixes.name, 5, "gated", 5, 30, 0, 2)
+    assert variants.parse("3_step_adaptive20").adaptive_percent == 20
+    assert variants.parse("3_step_naive_valued25").value_percent == 25
     with pytest.raises(UserError, match="two_tower"):
         variants.make_controller(AGENT, variants.parse("3_step_corrector"), {})
     control = variants.make_controller(AGENT, variants.parse("2_step_refine"), {})
     assert control.program.speculation == SpeculationConfig(2, history_len=1)
+
+
+def made(name, correctors=None):
+    return variants.make_controller(SHORT, variants.parse(name), correctors or {})
+
+
+def test_suffixes_become_thresholds_of_each_offset():
+    config = CorrectorConfig(kind="gated", latent_dim=16, action_dim=2, hidden_dim=8, num_layers=1)
+    levels = np.linspace(0, 1, 101)
+    quantiles = {1: levels.tolist(), 2: (2 * levels).tolist()}
+    params = corrector_registry.init(config, KEY)
+    gated = Corrector(config, params, AGENT.fingerprint, quantiles)
+    limits = made("3_step_gated_accept30_replan10", {"gated": gated}).arrays.thresholds
+    np.testing.assert_allclose(limits.accept, [0, 0.3, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(limits.replan, [0, 0.9, 1.8], rtol=1e-6)
+    limits = made("3_step_gated", {"gated": gated}).arrays.thresholds
+    assert (limits.accept == 0).all() and np.isinf(limits.replan[1:]).all()
+    adaptive = made("3_step_gated_adaptive20", {"gated": gated})
+    assert adaptive.program.speculation.replan_rate == 0.2
+    np.testing.assert_array_equal(adaptive.arrays.thresholds.replan[1:], 1.0)
+    with pytest.raises(UserError, match="needs a corrector"):
+        made("3_step_naive_accept30")
+
+
+@pytest.mark.parametrize("name", ["5_step_naive", "5_step_adaptive30", "4_step_naive_valued"])
+def test_variants_beyond_the_horizon_run_to_the_end(name):
+    decisions, limits = [], []
+
+    def observe(step):
+        decisions.append(Decision(int(step.info.decision[0])))
+        limits.append(float(step.info.limit[0]))
+
+    result = run_episodes(made(name), toy_batch(1), SEEDS, KEY, observe)
+    assert [e.length for e in result.episodes] == [12] * 5
+    count = {each: decisions.count(each) for each in Decision}
+    totals = {
+        "mismatch_replans": count[Decision.MISMATCH], "value_replans": count[Decision.VALUE_POOR],
+    }  # fmt: skip
+    for field, total in totals.items():
+        assert sum(getattr(e, field) for e in result.episodes) == total
+    if name == "5_step_naive":
+        assert count[Decision.BLOCK_END] == 15 and count[Decision.ACCEPTED] == 45
+    elif name == "5_step_adaptive30":
+        # Random weights predict badly: the tolerance rises within each episode, from 1 on.
+        assert count[Decision.MISMATCH] > 0 and count[Decision.BLOCK_END] >= 5
+        for episode in np.reshape(limits, (5, 12)):
+            assert episode[0] == 1 < episode[-1]
+    else:
+        assert sum(count[d] for d in Decision if d.name.startswith("VALUE")) > 0
+        assert count[Decision.CORRECTED] == count[Decision.ACCEPTED] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"replan_rate": 0.1}, "cannot adapt its tolerance"),
+        ({"value_tolerance": 0.1}, "cannot decide by value"),
+        ({"use_planner": False, "exec_horizon": 1}, "cannot let the policy prior act alone"),
+    ],
+)
+def test_the_pipelined_controller_refuses_what_it_cannot_do(options, said):
+    with pytest.raises(UserError, match=said) as caught:
+        AGENT.pipelined_controller(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_look_one_step_ahead_with_the_whole_ensemble():
+    z, actions = jax.random.normal(KEY, (16,)), jax.random.uniform(KEY, (4, 2))
+    for agent in (AGENT, tiny_agent(num_q=2)):
+        model = fused_model.planning_model(agent.config, agent.planning_params, 0)
+        values = jax.jit(functools.partial(looked_ahead_value, model))(z, actions)
+        start = jnp.broadcast_to(z, (4, 16))
+        following = agent.next(start, actions)
+        onward = agent.q(following, agent.policy_mean(following)).mean(0)
+        expected = agent.reward(start, actions) + model.discount * onward
+        np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rate_needs_something_to_adapt():
+    for options in ({"mismatch": "l2"}, {"tau_replan": np.inf}):
+        with pytest.raises(UserError, match="replan_rate needs"):
+            AGENT.controller(3, replan_rate=0.1, **options)

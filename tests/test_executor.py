@@ -9,10 +9,12 @@ from models import linear_model
 from specmpc_jax.config import PlannerConfig, SpeculationConfig
 from specmpc_jax.ops.lanes import bucket_sizes, in_buckets, in_turn, on_lanes, over_lanes
 from specmpc_jax.planning import mppi
-from specmpc_jax.speculation import executor
+from specmpc_jax.speculation import executor, valued
 from specmpc_jax.speculation.blocks import block_from_plan
-from specmpc_jax.speculation.executor import Functions, Outcome, Thresholds
+from specmpc_jax.speculation.decisions import Decision, Outcome
+from specmpc_jax.speculation.executor import Functions, Thresholds
 from specmpc_jax.speculation.mismatch import mismatch
+from specmpc_jax.types import PlannedStep
 
 PLANNER = PlannerConfig(num_samples=32, num_elites=4, num_pi_trajs=2, iterations=2)
 MODEL = linear_model()
@@ -36,11 +38,17 @@ def thresholds(config, accept=0.0, replan=np.inf):
     return Thresholds(jnp.full(x, accept, jnp.float32), jnp.full(x, replan, jnp.float32))
 
 
-def run(config, steps, *, correct=None, accept=0.0, replan=np.inf, push=None, starts=None):
+def run(
+    config, steps, *, correct=None, accept=0.0, replan=np.inf, push=None, starts=None, value=None
+):
     """Runs the executor against the toy; `push[t]` moves the real state at step t."""
     step = jax.jit(
         lambda state, z: executor.step(
-            config, functions(config, correct, starts), thresholds(config, accept, replan), state, z
+            config,
+            functions(config, correct, starts)._replace(value=value, prior=MODEL.policy_mean),
+            thresholds(config, accept, replan),
+            state,
+            z,
         )
     )
     state = executor.initial_state(config, jax.random.key(0), 2, 2, PLANNER.horizon)
@@ -134,15 +142,29 @@ def test_window_holds_the_episode_newest_last():
     np.testing.assert_array_equal(last.plan_mean[0], records[5][1].block.mean[2])
 
 
-@pytest.mark.parametrize("correct", [None, lambda context, key: -context.step.a_plan])
-def test_batched_lanes_equal_single_ones(correct):
-    config, lanes = SpeculationConfig(3), 5
+def quality(z, actions):
+    """Values actions of the toy by how close to home they lead."""
+    return -jnp.sum(jnp.square(0.9 * z[None] + 0.5 * actions), -1)
+
+
+@pytest.mark.parametrize(
+    ("correct", "options"),
+    [
+        (None, {}),
+        (lambda context, key: -context.step.a_plan, {}),
+        (
+            lambda context, key: -context.step.a_plan,
+            {"replan_rate": 0.3, "value_tolerance": 0.05},
+        ),
+    ],
+)
+def test_batched_lanes_equal_single_ones(correct, options):
+    config, lanes = SpeculationConfig(3, **options), 5
     limits = thresholds(config, accept=0.2, replan=0.5)
     keys = jax.random.split(jax.random.key(7), lanes)
-    single = jax.jit(lambda s, z: executor.step(config, functions(config, correct), limits, s, z))
-    batched = jax.jit(
-        lambda s, z: executor.batched_step(config, functions(config, correct), limits, s, z)
-    )
+    given = functions(config, correct)._replace(value=quality, prior=MODEL.policy_mean)
+    single = jax.jit(lambda s, z: executor.step(config, given, limits, s, z))
+    batched = jax.jit(lambda s, z: executor.batched_step(config, given, limits, s, z))
     start = [executor.initial_state(config, k, 2, 2, PLANNER.horizon) for k in keys]
     states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *start)
     z = jax.random.normal(jax.random.key(1), (lanes, 2))
@@ -152,11 +174,19 @@ def test_batched_lanes_equal_single_ones(correct):
         for lane in range(lanes):
             action, start[lane], one = single(start[lane], z[lane])
             np.testing.assert_allclose(actions[lane], action, rtol=1e-5, atol=1e-5)
-            assert int(info.outcome[lane]) == int(one.outcome)
-            seen.add(int(one.outcome))
+            assert int(info.decision[lane]) == int(one.decision)
+            np.testing.assert_allclose(info.limit[lane], one.limit, rtol=1e-5)
+            seen.add(int(one.decision))
         noise = 0.3 * jax.random.normal(jax.random.fold_in(jax.random.key(2), t), (lanes, 2))
         z = MODEL.step(z, actions)[1] + noise
-    assert seen == ({0, 2} if correct is None else {0, 1, 2})
+    plain = {Decision.ACCEPTED, Decision.BLOCK_END, Decision.MISMATCH}
+    if correct is None:
+        assert seen == plain
+    elif not options:
+        assert seen == plain | {Decision.CORRECTED}
+    else:
+        by_value = {Decision.VALUE_PLANNED, Decision.VALUE_PRIOR, Decision.VALUE_POOR}
+        assert seen >= {Decision.BLOCK_END, Decision.MISMATCH} and len(seen & by_value) >= 2
 
 
 @pytest.mark.parametrize("way", [on_lanes, in_turn, in_buckets])
@@ -204,3 +234,81 @@ def test_relative_mismatch_is_free_of_scale():
     np.testing.assert_allclose(
         mismatch("l2", z, start, start), np.linalg.norm(z - start), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("scale", [0.05, 5.0])
+def test_an_adapting_tolerance_drops_plans_at_the_rate_asked_for(scale):
+    rng = np.random.default_rng(0)
+    push = {t: scale * rng.normal(size=2) for t in range(160)}
+    config = SpeculationConfig(4, mismatch="l2", replan_rate=0.25)
+    records = run(config, 160, replan=1.0, push=push)
+    decisions = np.array([int(info.decision) for _, _, info, _ in records])
+    compared = decisions != Decision.BLOCK_END
+    # Each comparison moves log(tolerance) by gain (missed - rate), so over n of them the share
+    # of misses is off by the logarithm's total change, divided by gain n.
+    last = np.log(float(records[-1][1].tolerance))
+    share = (decisions[compared] == Decision.MISMATCH).mean()
+    expected = config.replan_rate + last / (config.adaptation_gain * compared.sum())
+    np.testing.assert_allclose(share, expected, atol=1e-4)
+    assert 0.15 < share < 0.45
+    # A fixed limit of the same start would drop nearly none, or nearly all.
+    assert np.exp(last) < 0.5 if scale < 1 else np.exp(last) > 2.0
+    for (_, before, *_), (_, after, info, _) in zip(records, records[1:], strict=False):
+        if int(info.decision) == Decision.BLOCK_END:
+            assert float(after.tolerance) == float(before.tolerance)
+        else:
+            np.testing.assert_allclose(info.limit, before.tolerance, rtol=1e-6)
+
+
+@pytest.mark.nans
+def test_values_choose_among_plan_correction_and_prior():
+    planned = PlannedStep(jnp.ones(2), jnp.zeros(2), *jnp.zeros((2, 2)), jnp.zeros(()))
+    plan, corrected, prior = jnp.zeros(2), jnp.full(2, 0.5), jnp.full(2, -0.5)
+
+    def decide(plan_value, corrected_value, prior_value, promised=1.0, preferred=0):
+        table = {0.0: plan_value, 0.5: corrected_value, -0.5: prior_value}
+
+        def value(z, actions):
+            if len(actions) == 1:  # what the plan promised, at its own latent
+                np.testing.assert_array_equal(z, planned.z_pred)
+                return jnp.asarray([promised])
+            np.testing.assert_array_equal(z, planned.z_real)
+            return jnp.asarray([table[float(action[0])] for action in actions])
+
+        decision, action = valued.weigh(
+            value, 0.1, planned, jnp.asarray(preferred), corrected, prior
+        )
+        return Decision(int(decision)), float(action[0])
+
+    planned = planned.replace(a_plan=plan)
+    # Small differences change nothing; larger ones do.
+    assert decide(1.0, 1.05, 1.08) == (Decision.VALUE_PLANNED, 0.0)
+    assert decide(1.0, 1.05, 1.08, preferred=1) == (Decision.VALUE_CORRECTED, 0.5)
+    assert decide(0.9, 1.05, 1.0) == (Decision.VALUE_CORRECTED, 0.5)
+    assert decide(0.9, 0.9, 2.0, preferred=1) == (Decision.VALUE_PRIOR, -0.5)
+    assert decide(1.0, 0.8, 0.7, preferred=1) == (Decision.VALUE_PLANNED, 0.0)
+    # Poor is what no candidate makes up for.
+    assert decide(0.8, 0.85, 0.8)[0] == Decision.VALUE_POOR
+    assert decide(0.85, 0.85, 0.95, preferred=1)[0] == Decision.VALUE_CORRECTED
+    assert decide(-1.0, -1.05, -2.0, promised=-1.0)[0] == Decision.VALUE_PLANNED
+    assert decide(-1.2, -1.2, -1.2, promised=-1.0)[0] == Decision.VALUE_POOR
+    assert decide(*[float("nan")] * 3)[0] == Decision.VALUE_POOR
+
+
+def test_a_poor_step_plans_once_and_a_good_one_executes_the_best():
+    def backwards(context, key):
+        return jnp.clip(context.step.z_real, -1, 1)
+
+    config = SpeculationConfig(4, value_tolerance=0.02)
+    records = run(config, 8, correct=backwards, push={2: 3.0}, value=quality)
+    decisions = [Decision(int(info.decision)) for _, _, info, _ in records]
+    assert decisions[2] == Decision.VALUE_POOR
+    assert [t for t, d in enumerate(decisions) if d == Decision.BLOCK_END] == [0, 6]
+    assert int(records[2][2].offset) == 0 and not bool(records[2][2].block_end)
+    kept = [t for t in range(8) if t not in (0, 2, 6)]
+    # The corrector drives away from home, which values see.
+    assert {decisions[t] for t in kept} <= {Decision.VALUE_PLANNED, Decision.VALUE_PRIOR}
+    for t in kept:
+        action, _, info, z = records[t]
+        others = jnp.stack([info.planned.a_plan, MODEL.policy_mean(z)])
+        assert float(quality(z, action[None])[0]) >= float(quality(z, others).max()) - 1e-5

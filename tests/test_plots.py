@@ -16,15 +16,22 @@ from specmpc_jax import files
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation import statistics, variants
 from specmpc_jax.evaluation.comparison import EPISODE_COLUMNS, SUMMARY_COLUMNS
+from specmpc_jax.evaluation.offsets import OFFSET_COLUMNS
 
 ROOT = Path(__file__).parents[1]
-LOSS = {None: 90.0, "two_tower": 10.0, "temporal": 12.0, "bc": 30.0, "refine": 100.0}
-VARIANTS = (*variants.DEFAULT, "3_step_corrector_replan10", "5_step_naive", "5_step_corrector")
+LOSS = {None: 90.0, "two_tower": 10.0, "temporal": 12.0, "bc": 30.0, "gated": 8.0, "refine": 100.0}
+VARIANTS = (
+    *variants.DEFAULT,
+    "3_step_corrector_replan10",
+    "3_step_bc_accept30_valued",
+    "5_step_naive",
+    "5_step_corrector",
+)
 
 
 def write_evaluation(directory, tasks=("walker-walk",), sizes=(1,), names=VARIANTS, episodes=6):
     """A results table as `eval_corrector` writes it, of made-up returns."""
-    summary, single = [], []
+    summary, single, offsets = [], [], []
     for task in tasks:
         for size in sizes:
             rng = np.random.default_rng(size)
@@ -49,6 +56,14 @@ def write_evaluation(directory, tasks=("walker-walk",), sizes=(1,), names=VARIAN
                     "p50_ms": 0.5 + 9 * (calls > 0.5),
                 }
                 row |= {"p95_ms": 10 * size, "p99_ms": 12 * size, "mean_length": 500}
+                row |= {"mean_jerk": 0.1 + 0.01 * variant.exec_horizon}
+                correction = 0.2 if variant.corrector else math.nan
+                offsets += [
+                    identity
+                    | {"offset": k, "steps": 160, "mean_mismatch": 0.3 * k, "p90_mismatch": 0.9}
+                    | {"mean_correction": correction * k}
+                    for k in range(1, variant.exec_horizon)
+                ]
                 row |= statistics.summarise_returns(returns)
                 row |= statistics.paired_difference(returns, baseline)
                 summary.append(identity | row)
@@ -58,6 +73,8 @@ def write_evaluation(directory, tasks=("walker-walk",), sizes=(1,), names=VARIAN
                 ]
     files.write_csv(directory / "summary.csv", summary, SUMMARY_COLUMNS)
     files.write_csv(directory / "episodes.csv", single, EPISODE_COLUMNS)
+    if offsets:
+        files.write_csv(directory / "offsets.csv", offsets, OFFSET_COLUMNS)
     return directory / "summary.csv"
 
 
@@ -78,7 +95,7 @@ def assert_drawn(path):
 
 def test_one_size_gives_all_plots_but_that_of_sizes(tmp_path):
     written = plotting.plot_results(write_evaluation(tmp_path), tmp_path / "plots")
-    names = {"horizon", "paired", "pareto", "improvement", "latency"}
+    names = {"horizon", "paired", "pareto", "improvement", "latency", "offsets", "smoothness"}
     assert {path.name for path in written} == {f"{name}_walker-walk.png" for name in names}
     assert sorted(written) == sorted((tmp_path / "plots").iterdir())
     for path in written:
@@ -127,7 +144,7 @@ def test_missing_measurements_and_unknown_kinds_are_drawn(tmp_path):
 
     edit(table, change)
     names = {path.stem.split("_")[0] for path in plotting.plot_results(table, tmp_path / "plots")}
-    assert names == {"horizon", "pareto", "improvement"}
+    assert names == {"horizon", "pareto", "improvement", "offsets", "smoothness"}
 
 
 def test_text_is_large_enough_to_print(tmp_path):
@@ -164,6 +181,29 @@ def test_correctors_are_compared_to_open_loop_of_their_own_horizon(tmp_path):
     assert pairs["5_step_corrector"] == "5_step_naive"
     assert pairs["3_step_corrector_replan10"] == "3_step_naive"
     assert not {"baseline", "policy", "3_step_naive"} & set(pairs)
+
+
+def test_offsets_and_options_are_read_back(tmp_path):
+    results = {r.variant: r for r in read_results(write_evaluation(tmp_path))}
+    (first, second) = results["3_step_corrector"].offsets
+    assert (first.offset, second.offset) == (1, 2) and second.mean_mismatch == pytest.approx(0.6)
+    assert second.mean_correction == pytest.approx(0.4)
+    assert math.isnan(results["3_step_naive"].offsets[0].mean_correction)
+    assert results["baseline"].offsets == ()
+    assert results["3_step_corrector"].options == ""
+    assert results["3_step_corrector_replan10"].options == "replan 10%"
+    assert results["3_step_bc_accept30_valued"].options == "accept 30%, by value"
+    assert results["3_step_bc_accept30_valued"].drops_plans
+    assert math.isclose(results["5_step_naive"].mean_jerk, 0.15)
+
+
+def test_older_tables_without_the_newer_columns_are_read(tmp_path):
+    table = write_evaluation(tmp_path)
+    (tmp_path / "offsets.csv").unlink()
+    newer = ("mean_jerk", "iqm_ci_low", "iqm_ci_high", "value_replans_per_step", "mean_ms")
+    edit(table, lambda row: {name: row[name] for name in row if name not in newer})
+    names = {path.stem.split("_")[0] for path in plotting.plot_results(table, tmp_path / "plots")}
+    assert names == {"horizon", "paired", "pareto", "improvement", "latency"}
 
 
 def test_models_are_told_apart_by_as_little_as_needed(tmp_path):

@@ -85,6 +85,7 @@ def test_a_trace_is_what_happened(controller, trace):
         by_mismatch = bool(info.outcome == 2 and judged)
         expected = {
             "outcome": info.outcome,
+            "decision": info.decision,
             "block_end": info.block_end,
             "offset": info.offset,
             "mismatch": info.mismatch if judged else np.nan,

@@ -20,9 +20,13 @@ class BehaviourCloning(nn.Module):
     @nn.compact
     def __call__(self, context: CorrectionContext, *, deterministic: bool = True) -> Array:
         """Returns the teacher's action as far as z_real tells it, `[..., A]`."""
-        config = self.config
-        x = context.step.z_real
-        for name in ("encoder", "trunk"):
-            layer = Embedding(2 * config.hidden_dim, config.num_layers, config.dropout, name=name)
-            x = layer(x, deterministic=deterministic)
-        return jnp.tanh(nn.Dense(config.action_dim, name="action")(x))
+        return propose(self.config, context.step.z_real, deterministic)
+
+
+def propose(config: CorrectorConfig, z_real: Array, deterministic: bool) -> Array:
+    """An action `[..., A]` in [-1, 1] from a latent `[..., L]`; layers of the calling module."""
+    x = z_real
+    for name in ("encoder", "trunk"):
+        layer = Embedding(2 * config.hidden_dim, config.num_layers, config.dropout, name=name)
+        x = layer(x, deterministic=deterministic)
+    return jnp.tanh(nn.Dense(config.action_dim, name="action")(x))

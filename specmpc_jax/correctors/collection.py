@@ -15,8 +15,7 @@ from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
 from specmpc_jax.ops.lanes import on_lanes
 from specmpc_jax.ops.sequences import shift_sequence
-from specmpc_jax.speculation.executor import Outcome
-from specmpc_jax.speculation.mismatch import mismatch
+from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.types import Array, Block
 
 # Separates the labelling planner's random numbers from the executing one's.
@@ -62,16 +61,13 @@ class Collector:
             block.mean,
             jax.random.split(key, len(step.active)),
         )
-        distance = jax.vmap(functools.partial(mismatch, "relative"))(
-            planned.z_real, planned.z_pred, block.latents[:, 0]
-        )
         lanes = np.flatnonzero(step.active)
         row = {
             "z_real": planned.z_real,
             "z_pred": planned.z_pred,
             "a_plan": planned.a_plan,
             "a_teacher": label,
-            "distance": distance,
+            "distance": planned.mismatch,
             "reward": step.reward,
             "offset": planned.offset,
             "episode": self._lane_episode,

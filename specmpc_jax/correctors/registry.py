@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from specmpc_jax.config import CorrectorConfig
 from specmpc_jax.correctors.bc import BehaviourCloning
+from specmpc_jax.correctors.gated import Gated, GatedParts
+from specmpc_jax.correctors.published import PublishedTemporal, PublishedTwoTower
 from specmpc_jax.correctors.temporal import Temporal
 from specmpc_jax.correctors.two_tower import TwoTower
 from specmpc_jax.errors import UserError, nearest_names
@@ -15,7 +17,12 @@ MODULES: dict[str, type[nn.Module]] = {
     "two_tower": TwoTower,
     "temporal": Temporal,
     "bc": BehaviourCloning,
+    "gated": Gated,
+    "published_two_tower": PublishedTwoTower,
+    "published_temporal": PublishedTemporal,
 }
+# Kinds that know the teacher's action without a plan, and so learn where one was just made too.
+LEARN_AT_PLANS = ("bc", "gated")
 
 
 def module(config: CorrectorConfig) -> nn.Module:
@@ -63,6 +70,23 @@ def apply(
     return jnp.clip(action, -1.0, 1.0) if clip else action
 
 
+def gated_parts(
+    config: CorrectorConfig,
+    params: Params,
+    context: CorrectionContext,
+    dropout_key: Array | None = None,
+) -> GatedParts:
+    """What a gated corrector weighs against each other; arguments as in `apply`."""
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    return Gated(config).apply(
+        {"params": params},
+        context,
+        deterministic=dropout_key is None,
+        rngs=rngs,
+        method=Gated.parts,
+    )
+
+
 def correct_function(config: CorrectorConfig, params: Params) -> CorrectFunction:
     """Binds parameters for the executor; the key is not needed and not consumed."""
     return lambda context, key: apply(config, params, context)
@@ -77,6 +101,7 @@ def example_context(config: CorrectorConfig) -> CorrectionContext:
             z_pred=jnp.zeros((*lead, config.latent_dim)),
             a_plan=jnp.zeros((*lead, config.action_dim)),
             offset=jnp.zeros(lead, jnp.int32),
+            mismatch=jnp.zeros(lead),
         )
 
     return CorrectionContext(

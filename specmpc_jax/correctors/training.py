@@ -1,8 +1,9 @@
 """Fits a corrector to distillation data and keeps the best by held-out loss."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -11,9 +12,10 @@ import numpy as np
 import optax
 
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig, to_json
-from specmpc_jax.correctors import registry
+from specmpc_jax.correctors import losses, registry
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset
+from specmpc_jax.correctors.losses import Targets
 from specmpc_jax.errors import UserError
 from specmpc_jax.speculation.calibration import mismatch_quantiles
 from specmpc_jax.types import Array, CorrectionContext, Params, PlannedStep
@@ -25,6 +27,8 @@ class Examples:
 
     steps: PlannedStep  # [R, ...]
     teacher: Array  # [R, A]
+    learns: Array  # [R] bool, see `losses.Targets`
+    judges: Array  # [R] bool
     window: Array  # [R, W] int
     window_mask: Array  # [R, W] bool
 
@@ -41,47 +45,76 @@ class Examples:
             plan_mean=jnp.zeros((*rows.shape, 1, self.teacher.shape[-1])),
         )
 
+    def targets(self, rows: Array) -> Targets:
+        """What some rows `[M]` teach."""
+        return Targets(self.teacher[rows], self.learns[rows], self.judges[rows])
+
 
 class Epoch(NamedTuple):
-    """Losses of one pass over the data."""
+    """Mean squared errors of one pass over the data, after a plan's first step."""
 
     epoch: int
     train_loss: float
     held_out_loss: float
 
 
+class Rows(NamedTuple):
+    """Indices of the rows that a corrector learns from and is chosen by."""
+
+    train: np.ndarray
+    referees: np.ndarray  # those of `train` that a gated corrector's trust is fitted to
+    held_out: np.ndarray
+
+
 def make_examples(data: CorrectorDataset, history_len: int) -> Examples:
     """Moves a dataset to the device, with windows of `history_len` steps."""
     window, mask = data.windows(history_len)
-    steps = PlannedStep(
-        *(jnp.asarray(data[name]) for name in ("z_real", "z_pred", "a_plan", "offset"))
+    names = ("z_real", "z_pred", "a_plan", "offset", "distance")
+    steps = PlannedStep(*(jnp.asarray(data[name]) for name in names))
+    every = jnp.ones(len(data), bool)
+    return Examples(
+        steps,
+        jnp.asarray(data["a_teacher"]),
+        learns=every,
+        judges=every,
+        window=jnp.asarray(window),
+        window_mask=jnp.asarray(mask),
     )
-    return Examples(steps, jnp.asarray(data["a_teacher"]), jnp.asarray(window), jnp.asarray(mask))
 
 
-def squared_error(
-    config: CorrectorConfig,
-    params: Params,
-    examples: Examples,
-    rows: Array,
-    plan_penalty: float,
-    dropout_key: Array | None = None,
-) -> Array:
-    """Mean squared distance to the teacher, plus a penalty on leaving the plan.
+def _stages(examples: Examples, referees: np.ndarray) -> tuple[Examples, Examples]:
+    """The data of the first and of the second half of the epochs.
 
-    Args:
-      config: architecture.
-      params: its parameters.
-      examples: the data.
-      rows: `[M]` indices.
-      plan_penalty: weight of the squared distance to the planned action.
-      dropout_key: switches dropout on and is consumed by it. Predictions are
-        then left unclipped, so that gradients reach saturated ones.
+    At first a gated corrector's experts do not learn from the referees, which
+    its trust is fitted to. Then they learn from all, and the trust stays.
     """
-    context = examples.context(rows)
-    action = registry.apply(config, params, context, dropout_key, clip=dropout_key is None)
-    loss = jnp.mean(jnp.square(action - examples.teacher[rows]))
-    return loss + plan_penalty * jnp.mean(jnp.square(action - context.step.a_plan))
+    if not len(referees):
+        return examples, examples
+    judges = jnp.zeros_like(examples.judges).at[referees].set(True)
+    first = examples.replace(learns=~judges, judges=judges)
+    return first, examples.replace(judges=jnp.zeros_like(judges))
+
+
+def choose_rows(kind: str, training: CorrectorTrainConfig, data: CorrectorDataset) -> Rows:
+    """Splits the data by episode; the seed decides how.
+
+    Raises:
+      UserError: if the data hold too few episodes, or no step after a plan.
+    """
+    train, held_out = data.split(training.held_out, training.seed)
+    after_plan = data["offset"] > 0
+    held_out = held_out[after_plan[held_out]]
+    if not after_plan[train].any() or not len(held_out):
+        raise UserError("the data hold no step after a plan: collect with blocks of 2 or more")
+    if kind not in registry.LEARN_AT_PLANS or not training.plan_rows:
+        train = train[after_plan[train]]
+    referees = np.zeros(0, int)
+    episodes = np.unique(data["episode"][train])
+    if kind == "gated" and training.referee_share and len(episodes) > 1:
+        count = min(max(1, round(training.referee_share * len(episodes))), len(episodes) - 1)
+        chosen = np.random.default_rng(training.seed + 1).choice(episodes, count, replace=False)
+        referees = train[np.isin(data["episode"][train], chosen)]
+    return Rows(train, referees, held_out)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
@@ -99,18 +132,28 @@ def _run_epoch(
     def fit(carry: tuple, inputs: tuple[Array, Array]) -> tuple[tuple, Array]:
         params, optimiser = carry
         rows, key = inputs
-        loss, gradient = jax.value_and_grad(
-            lambda p: squared_error(config, p, examples, rows, training.plan_penalty, key)
+        context, targets = examples.context(rows), examples.targets(rows)
+        gradient, error = jax.grad(
+            lambda p: losses.imitation_loss(config, training, p, context, targets, key),
+            has_aux=True,
         )(params)
         updates, optimiser = _optimiser(training).update(gradient, optimiser, params)
-        return (optax.apply_updates(params, updates), optimiser), loss
+        return (optax.apply_updates(params, updates), optimiser), error
 
     keys = jax.random.split(key, len(batches))
-    (params, optimiser), losses = jax.lax.scan(fit, (params, optimiser), (batches, keys))
-    return params, optimiser, losses.mean()
+    (params, optimiser), errors = jax.lax.scan(fit, (params, optimiser), (batches, keys))
+    return params, optimiser, errors.mean()
 
 
-_held_out_loss = jax.jit(squared_error, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
+def _held_out_loss(
+    config: CorrectorConfig, params: Params, examples: Examples, rows: Array
+) -> Array:
+    return losses.squared_error(config, params, examples.context(rows), examples.teacher[rows])
+
+
+_apply = jax.jit(registry.apply, static_argnums=0)
+_gated_parts = jax.jit(registry.gated_parts, static_argnums=0)
 
 
 def _optimiser(training: CorrectorTrainConfig) -> optax.GradientTransformation:
@@ -123,7 +166,10 @@ def train(
     data: CorrectorDataset,
     report: Callable[[Epoch], None] | None = None,
 ) -> tuple[Corrector, list[Epoch]]:
-    """Fits one corrector to the rows that a corrector would see (offsets from 1 on).
+    """Fits one corrector.
+
+    Errors that are reported and chosen by are those of steps after a plan's
+    first, for all kinds alike.
 
     Args:
       config: architecture; latent and action sizes are taken from the data.
@@ -137,56 +183,78 @@ def train(
     Raises:
       UserError: if the data hold too few episodes, or no step after a plan.
     """
-    config = CorrectorConfig(
-        **{
-            **to_json(config),
-            "latent_dim": data["z_real"].shape[1],
-            "action_dim": data["a_plan"].shape[1],
-        }
+    config = dataclasses.replace(
+        config, latent_dim=data["z_real"].shape[1], action_dim=data["a_plan"].shape[1]
     )
-    train_rows, held_out_rows = (
-        rows[data["offset"][rows] > 0] for rows in data.split(training.held_out, training.seed)
-    )
-    if not len(train_rows) or not len(held_out_rows):
-        raise UserError("the data hold no step after a plan: collect with blocks of 2 or more")
+    rows = choose_rows(config.kind, training, data)
     examples = make_examples(data, config.history_len)
+    stages = _stages(examples, rows.referees)
+    held_out_rows = jnp.asarray(rows.held_out)
     key = jax.random.key(training.seed)
     params = jax.jit(registry.init, static_argnums=0)(config, jax.random.fold_in(key, 0))
     optimiser = _optimiser(training).init(params)
     shuffle = np.random.default_rng(training.seed)
-    size = min(training.batch_size, len(train_rows))
+    size = min(training.batch_size, len(rows.train))
     epochs: list[Epoch] = []
-    best = params
+    best, chosen = params, None
     for number in range(1, training.epochs + 1):
-        order = shuffle.permutation(train_rows)
+        order = shuffle.permutation(rows.train)
         batches = order[: len(order) // size * size].reshape(-1, size)
-        params, optimiser, loss = _run_epoch(
+        params, optimiser, error = _run_epoch(
             config,
             training,
-            examples,
+            stages[number > training.epochs // 2],
             jax.tree.map(jnp.copy, params),
             optimiser,
             jnp.asarray(batches),
             jax.random.fold_in(key, number),
         )
-        held_out = _held_out_loss(config, params, examples, jnp.asarray(held_out_rows), 0.0)
-        epochs.append(Epoch(number, float(loss), float(held_out)))
-        if epochs[-1].held_out_loss <= min(epoch.held_out_loss for epoch in epochs):
-            best = params
+        held_out = _held_out_loss(config, params, examples, held_out_rows)
+        epoch = Epoch(number, float(error), float(held_out))
+        epochs.append(epoch)
+        if chosen is None or epoch.held_out_loss < chosen.held_out_loss:
+            best, chosen = params, epoch
         if report is not None:
-            report(epochs[-1])
-    chosen = min(epochs, key=lambda epoch: epoch.held_out_loss)
+            report(epoch)
     record = {
         "training": to_json(training),
-        "rows": len(train_rows),
-        "held_out_rows": len(held_out_rows),
+        "rows": len(rows.train),
+        "held_out_rows": len(rows.held_out),
         "episodes": data.num_episodes,
         "best_epoch": chosen.epoch,
         "train_loss": chosen.train_loss,
         "held_out_loss": chosen.held_out_loss,
-        "plan_error": float(np.mean(np.square(data["a_plan"] - data["a_teacher"])[held_out_rows])),
+        "plan_error": float(np.mean(np.square(data["a_plan"] - data["a_teacher"])[rows.held_out])),
+        **_evidence(config, best, data, examples, rows.held_out),
         "data": data.metadata,
     }
     quantiles = mismatch_quantiles(data["distance"], data["offset"])
     params = jax.tree.map(np.asarray, best)
     return Corrector(config, params, data.teacher, quantiles, record), epochs
+
+
+def _evidence(
+    config: CorrectorConfig,
+    params: Params,
+    data: CorrectorDataset,
+    examples: Examples,
+    held_out: np.ndarray,
+) -> dict[str, Any]:
+    """Held-out error of the corrector by offset, and of a gated one's parts, with its trust."""
+    context = examples.context(jnp.asarray(held_out))
+    teacher, offset = data["a_teacher"][held_out], data["offset"][held_out]
+
+    def by_offset(values: Array) -> dict[str, float]:
+        return {str(k): float(np.mean(np.asarray(values)[offset == k])) for k in np.unique(offset)}
+
+    def error(action: Array) -> dict[str, float]:
+        return by_offset(np.square(np.asarray(action) - teacher).mean(-1))
+
+    action = _apply(config, params, context)
+    evidence = {"held_out_by_offset": error(action), "plan_by_offset": error(context.step.a_plan)}
+    if config.kind == "gated":
+        parts = _gated_parts(config, params, context)
+        evidence["proposal_by_offset"] = error(parts.proposal)
+        evidence["correction_by_offset"] = error(np.clip(parts.correction, -1.0, 1.0))
+        evidence["trust_by_offset"] = by_offset(parts.trust)
+    return evidence

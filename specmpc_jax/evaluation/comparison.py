@@ -1,16 +1,16 @@
 """Variants compared over the same environment seeds."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs import registry
-from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes
+from specmpc_jax.evaluation.rollout import Episode, Rollouts, Step, run_episodes
 from specmpc_jax.evaluation.statistics import (
-    paired_difference,
+    stratified_iqm,
     summarise_latency,
     summarise_returns,
 )
@@ -30,6 +30,8 @@ EPISODE_COLUMNS = (
     "planner_calls",
     "corrected",
     "mismatch_replans",
+    "value_replans",
+    "jerk",
 )
 SUMMARY_COLUMNS = (
     "task",
@@ -60,6 +62,21 @@ SUMMARY_COLUMNS = (
     "mean_ms",
     "first_call_ms",
     "mean_length",
+    "iqm_ci_low",
+    "iqm_ci_high",
+    "value_replans_per_step",
+    "mean_jerk",
+)
+AGGREGATE_COLUMNS = (
+    "variant",
+    "exec_horizon",
+    "corrector",
+    "strata",
+    "episodes",
+    "iqm_return",
+    "iqm_ci_low",
+    "iqm_ci_high",
+    "mean_return",
 )
 BASELINE = "baseline"
 
@@ -83,6 +100,7 @@ def evaluate_controller(
     settings: EvaluationSettings,
     key: Array,
     advance: Callable[[int], None] | None = None,
+    observe: Callable[[Step], None] | None = None,
 ) -> Rollouts:
     """Runs one variant over all environment seeds.
 
@@ -94,10 +112,11 @@ def evaluate_controller(
       settings: task, seeds and lanes.
       key: not consumed, see `run_episodes`.
       advance: called with the number of agent steps just done.
+      observe: called after each step.
     """
     lanes = min(settings.num_envs, len(settings.env_seeds))
     with registry.make_batch(settings.task, lanes) as environments:
-        result = run_episodes(controller, environments, settings.env_seeds, key, advance=advance)
+        result = run_episodes(controller, environments, settings.env_seeds, key, observe, advance)
     if lanes > 1:
         with registry.make_batch(settings.task, 1) as environment:
             timed = run_episodes(
@@ -123,38 +142,66 @@ def episode_rows(identity: dict[str, Any], episodes: Sequence[Episode]) -> list[
             "planner_calls": episode.planner_calls,
             "corrected": episode.corrected,
             "mismatch_replans": episode.mismatch_replans,
+            "value_replans": episode.value_replans,
+            "jerk": episode.jerk,
         }
         for number, episode in enumerate(episodes)
     ]
 
 
-def summary_row(
-    identity: dict[str, Any],
-    rollouts: Rollouts,
-    baseline: Sequence[Episode] | None,
-) -> dict[str, Any]:
-    """One row a variant, in `SUMMARY_COLUMNS`.
+def summary_row(identity: dict[str, Any], rollouts: Rollouts) -> dict[str, Any]:
+    """One row a variant, in `SUMMARY_COLUMNS` but for those that compare it with another.
 
     Args:
       identity: task, model, variant and seed.
       rollouts: the variant's episodes and latencies.
-      baseline: the baseline's episodes over the same seeds, if they were run.
     """
     episodes = rollouts.episodes
     returns = np.array([episode.episode_return for episode in episodes])
     steps = sum(episode.length for episode in episodes)
-    row = {
+    return {
         **identity,
         "episodes": len(episodes),
         **summarise_returns(returns),
         "planner_calls_per_step": sum(e.planner_calls for e in episodes) / steps,
         "corrected_per_step": sum(e.corrected for e in episodes) / steps,
         "mismatch_replans_per_step": sum(e.mismatch_replans for e in episodes) / steps,
+        "value_replans_per_step": sum(e.value_replans for e in episodes) / steps,
+        "mean_jerk": float(np.mean([episode.jerk for episode in episodes])),
         **summarise_latency(np.array(rollouts.latencies)),
         "mean_ms": 1e3 * float(np.mean(rollouts.latencies)) if rollouts.latencies else None,
         "first_call_ms": 1e3 * rollouts.first_latency,
         "mean_length": steps / len(episodes),
     }
-    if baseline is not None:
-        row |= paired_difference(returns, np.array([e.episode_return for e in baseline]))
-    return row
+
+
+def aggregate_rows(episodes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row a variant over all tasks and models it was run on, in `AGGREGATE_COLUMNS`.
+
+    Args:
+      episodes: rows in `EPISODE_COLUMNS`, as values or as a CSV's text.
+    """
+    groups: dict[str, dict[tuple[str, str], list[float]]] = {}
+    first: dict[str, Mapping[str, Any]] = {}
+    for row in episodes:
+        name, stratum = str(row["variant"]), (str(row["task"]), str(row["model_id"]))
+        first.setdefault(name, row)
+        groups.setdefault(name, {}).setdefault(stratum, []).append(float(row["return"]))
+    rows = []
+    for name, strata in groups.items():
+        returns = [np.array(values) for values in strata.values()]
+        iqm, low, high = stratified_iqm(returns)
+        rows.append(
+            {
+                "variant": name,
+                "exec_horizon": first[name]["exec_horizon"],
+                "corrector": first[name]["corrector"],
+                "strata": len(returns),
+                "episodes": sum(map(len, returns)),
+                "iqm_return": iqm,
+                "iqm_ci_low": low,
+                "iqm_ci_high": high,
+                "mean_return": float(np.concatenate(returns).mean()),
+            }
+        )
+    return rows

@@ -25,7 +25,7 @@ import numpy as np
 from specmpc_jax.envs.protocol import Environment
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation.statistics import summarise_latency
-from specmpc_jax.speculation.executor import Outcome
+from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.types import Array
 
 REALTIME_COLUMNS = (

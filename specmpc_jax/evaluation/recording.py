@@ -9,7 +9,7 @@ from specmpc_jax.controller import Controller
 from specmpc_jax.envs import registry
 from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
 from specmpc_jax.evaluation.video import write_video
-from specmpc_jax.speculation.executor import Outcome
+from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.types import Array
 
 # Agent steps of the DMControl tasks last between 0.02 and 0.1 s; 25 frames a second looks natural.

@@ -10,7 +10,9 @@ import numpy as np
 
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
-from specmpc_jax.speculation.executor import ExecutorState, Outcome, StepInfo
+from specmpc_jax.evaluation.statistics import jerk
+from specmpc_jax.speculation.decisions import Decision, Outcome
+from specmpc_jax.speculation.executor import ExecutorState, StepInfo
 from specmpc_jax.types import Array
 
 
@@ -24,6 +26,8 @@ class Episode:
     planner_calls: int = 0
     corrected: int = 0
     mismatch_replans: int = 0
+    value_replans: int = 0
+    jerk: float = float("nan")  # see `statistics.jerk`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,7 @@ def _run_group(
     state = controller.initial_state(keys[0] if single else keys)
     episodes = [Episode(seed) for seed in seeds[:wanted]]
     calls = int(controller.program.use_planner)
+    actions: list[np.ndarray] = []
     for count in itertools.count():
         active = environments.active
         if not active[:wanted].any() or count == max_steps:
@@ -118,16 +123,17 @@ def _run_group(
             result.latencies.append(elapsed)
         if single:
             action = action[None]
+        actions.append(action)
         transition = environments.step(action)
-        outcome, block_end = np.atleast_1d(info.outcome), np.atleast_1d(info.block_end)
+        outcome, decision = np.atleast_1d(info.outcome), np.atleast_1d(info.decision)
         for lane, episode in enumerate(episodes):
             if active[lane]:
-                replanned = outcome[lane] == Outcome.REPLAN
                 episode.episode_return += float(transition.reward[lane])
                 episode.length += 1
-                episode.planner_calls += calls * int(replanned)
+                episode.planner_calls += calls * int(outcome[lane] == Outcome.REPLAN)
                 episode.corrected += int(outcome[lane] == Outcome.CORRECT)
-                episode.mismatch_replans += int(replanned and not block_end[lane])
+                episode.mismatch_replans += int(decision[lane] == Decision.MISMATCH)
+                episode.value_replans += int(decision[lane] == Decision.VALUE_POOR)
         if observe is not None:
             lifted = jax.tree.map(lambda leaf: leaf[None], (info, state)) if single else None
             info, seen = lifted or (info, state)
@@ -136,4 +142,6 @@ def _run_group(
         if advance is not None:
             advance(int(active[:wanted].sum()))
         observation = transition.observation
+    for lane, episode in enumerate(episodes):
+        episode.jerk = jerk(np.stack([action[lane] for action in actions[: episode.length]]))
     result.episodes.extend(episodes)

@@ -1,10 +1,13 @@
 """Summaries of returns with bootstrap intervals; nothing here knows of agents."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+_CHUNK = 500  # resamples at a time, which bounds memory
 
 
 def interquartile_mean(values: np.ndarray) -> float:
@@ -36,18 +39,69 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     return float(low), float(high)
 
 
+def stratified_iqm(strata: Sequence[np.ndarray], seed: int = 0) -> tuple[float, float, float]:
+    """Interquartile mean over several tasks or models, with a stratified bootstrap interval.
+
+    Resampling is done within each stratum, so that every task counts with as
+    many episodes as it has in each resample (Agarwal et al., Deep Reinforcement
+    Learning at the Edge of the Statistical Precipice, NeurIPS 2021).
+
+    Args:
+      strata: returns `[E_i]` of each stratum, on one scale.
+      seed: decides the resamples.
+
+    Returns:
+      The IQM of all returns, and the lower and upper end of its 95% percentile
+      interval; NaNs where a stratum has a single return.
+    """
+    groups = [np.asarray(stratum, np.float64) for stratum in strata]
+    point = interquartile_mean(np.concatenate(groups))
+    if min(group.size for group in groups) < 2:
+        return point, float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    means = [
+        stats.trim_mean(
+            np.concatenate(
+                [group[rng.integers(group.size, size=(_CHUNK, group.size))] for group in groups],
+                axis=1,
+            ),
+            0.25,
+            axis=1,
+        )
+        for _ in range(RESAMPLES // _CHUNK)
+    ]
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.concatenate(means), (tail, 100 - tail))
+    return point, float(low), float(high)
+
+
+def jerk(actions: np.ndarray) -> float:
+    """Mean absolute third difference of actions `[T, A]`, in units of the action per step^3.
+
+    The discrete third derivative, of whose smallness smooth motion is the
+    usual definition (Flash and Hogan 1985); 0 for actions that follow a
+    parabola, NaN for fewer than four steps.
+    """
+    if len(actions) < 4:
+        return float("nan")
+    return float(np.abs(np.diff(np.asarray(actions, np.float64), n=3, axis=0)).mean())
+
+
 def summarise_returns(returns: np.ndarray) -> dict[str, float]:
-    """Mean, median, IQM, standard deviation, 95% interval, minimum and 5th percentile.
+    """Mean, median, IQM, standard deviation, 95% intervals, minimum and 5th percentile.
 
     Args:
       returns: `[E]`, one an episode.
     """
     returns = np.asarray(returns, np.float64)
     low, high = bootstrap_interval(returns)
+    iqm, iqm_low, iqm_high = stratified_iqm([returns])
     return {
         "mean_return": float(returns.mean()),
         "median_return": float(np.median(returns)),
-        "iqm_return": interquartile_mean(returns),
+        "iqm_return": iqm,
+        "iqm_ci_low": iqm_low,
+        "iqm_ci_high": iqm_high,
         "std_return": float(returns.std(ddof=1)) if returns.size > 1 else float("nan"),
         "ci_low": low,
         "ci_high": high,

@@ -9,7 +9,8 @@ from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
-from specmpc_jax.speculation.executor import Outcome, Thresholds
+from specmpc_jax.speculation.decisions import Decision, Outcome
+from specmpc_jax.speculation.executor import Thresholds
 from specmpc_jax.types import Array
 
 
@@ -25,6 +26,7 @@ class Trace:
 
     episode: Episode
     outcome: np.ndarray  # [T] int, an `Outcome`
+    decision: np.ndarray  # [T] int, a `Decision`: the outcome and its reason
     block_end: np.ndarray  # [T] bool, a REPLAN without it is a mismatch
     offset: np.ndarray  # [T] int, steps since the plan in force was made
     mismatch: np.ndarray  # [T]
@@ -41,6 +43,7 @@ class Trace:
         """All numbers as columns `[T]` by name; outcomes are named, actions numbered."""
         steps = np.arange(len(self.outcome))
         table = {"step": steps, "outcome": np.array([_NAMES[value] for value in self.outcome])}
+        table["decision"] = np.array([Decision(value).name.lower() for value in self.decision])
         for name in ("block_end", "offset", "mismatch", "tau_accept", "tau_replan", "reward"):
             table[name] = getattr(self, name)
         table["return"] = np.cumsum(self.reward)
@@ -101,7 +104,6 @@ class _Recorder:
     def __init__(self, thresholds: Thresholds):
         self.steps: dict[str, list[np.ndarray]] = {}
         self._accept = np.asarray(thresholds.accept)
-        self._replan = np.asarray(thresholds.replan)
         self._plan = np.zeros((0, 0))  # [X, A] actions of the plan in force before the step
         self._offset = 0  # of the step, in that plan
 
@@ -114,11 +116,12 @@ class _Recorder:
         dropped = self._plan[due] if replanned and not block_end else np.full_like(planned, np.nan)
         entries = {
             "outcome": int(info.outcome[0]),
+            "decision": int(info.decision[0]),
             "block_end": block_end,
             "offset": int(info.offset[0]),
             "mismatch": np.nan if block_end else float(info.mismatch[0]),
             "tau_accept": np.nan if block_end else float(self._accept[due]),
-            "tau_replan": np.nan if block_end else float(self._replan[due]),
+            "tau_replan": np.nan if block_end else float(info.limit[0]),
             "planned": planned,
             "dropped": dropped,
             "action": action,

@@ -27,10 +27,10 @@ import jax.numpy as jnp
 from specmpc_jax.config import SpeculationConfig
 from specmpc_jax.ops.sequences import shift_sequence
 from specmpc_jax.speculation import executor
+from specmpc_jax.speculation.decisions import Decision, outcome_of
 from specmpc_jax.speculation.executor import (
     ExecutorState,
     Functions,
-    Outcome,
     StepInfo,
     Thresholds,
 )
@@ -94,18 +94,20 @@ def follow(
     age = jnp.where(block_end, x, state.age)
     origin = jnp.where(block_end, state.start, state.origin)
     distance = mismatch(config.mismatch, z, block.latents[offset], origin)
-    outcome = executor.decide(functions, thresholds, offset + age, distance)
-    execution, planned = executor.enter(before, offset, block, z, age)
+    limit = thresholds.replan[offset + age]
+    decision = executor.decide(functions, thresholds.accept[offset + age], limit, distance)
+    execution, planned = executor.enter(before, offset, block, z, age, origin)
     action = planned.a_plan
     if functions.correct is not None:
         action = jax.lax.cond(
-            outcome == Outcome.CORRECT,
+            decision == Decision.CORRECTED,
             lambda: executor.correct(functions, execution, planned),
             lambda: action,
         )
     start = jnp.where(block_end, z, state.start)
     after = PipelineState(execution, age, origin, start)
-    return action, after, StepInfo(outcome, block_end, distance, planned)
+    info = StepInfo(outcome_of(decision), decision, block_end, distance, limit, planned)
+    return action, after, info
 
 
 def replan(
@@ -114,6 +116,7 @@ def replan(
     state: PipelineState,
     z: Array,
     distance: Array | float = 0.0,
+    limit: Array | float = jnp.inf,
 ) -> tuple[Array, PipelineState, StepInfo]:
     """Plans on the spot and executes the first step of the new block.
 
@@ -122,7 +125,8 @@ def replan(
       functions: planner and corrector.
       state: the state before the step.
       z: latent `[L]` of the present observation.
-      distance: the mismatch that is the reason, for the record.
+      distance: the mismatch that is the reason, for the record; 0 if there was none.
+      limit: what it exceeded, likewise.
 
     Returns:
       As `follow`; the offset is 0.
@@ -131,8 +135,11 @@ def replan(
     block = executor.plan(functions, state.execution, z)
     execution, planned = executor.enter(state.execution, jnp.zeros((), jnp.int32), block, z)
     after = PipelineState(execution, jnp.zeros((), jnp.int32), z, z)
-    outcome = jnp.full((), Outcome.REPLAN, jnp.int32)
-    info = StepInfo(outcome, block_end, jnp.asarray(distance, jnp.float32), planned)
+    # Without a mismatch, the block has ended and none was planned ahead.
+    distance = jnp.asarray(distance, jnp.float32)
+    decision = jnp.where(distance == 0, jnp.int32(Decision.BLOCK_END), jnp.int32(Decision.MISMATCH))
+    limit = jnp.asarray(limit, jnp.float32)
+    info = StepInfo(outcome_of(decision), decision, block_end, distance, limit, planned)
     return planned.a_plan, after, info
 
 

@@ -11,9 +11,15 @@ or dropped together with the rest of the plan:
 Exactly one plan is made per replan; it starts from the last plan's mean,
 shifted by the steps really executed since. The executor sees functions of
 latents only, no networks (spec: speculation).
+
+With a `replan_rate`, tau_replan is multiplied by a tolerance that follows the
+mismatch: each comparison moves its logarithm by gain * (missed - rate), so that
+the share of misses tends to the rate whatever the mismatch does (online quantile
+tracking, as in Angelopoulos et al., Conformal PID control, NeurIPS 2023). With a `value_tolerance`,
+`valued` has the last word where the mismatch drops no plan.
 """
 
-import enum
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.struct
@@ -23,6 +29,8 @@ import jax.numpy as jnp
 from specmpc_jax.config import SpeculationConfig
 from specmpc_jax.ops.lanes import on_lanes
 from specmpc_jax.ops.sequences import shift_sequence
+from specmpc_jax.speculation import valued
+from specmpc_jax.speculation.decisions import Decision, outcome_of, replans
 from specmpc_jax.speculation.mismatch import mismatch
 from specmpc_jax.types import (
     Array,
@@ -31,15 +39,11 @@ from specmpc_jax.types import (
     CorrectionContext,
     PlanFunction,
     PlannedStep,
+    ValueFunction,
 )
 
-
-class Outcome(enum.IntEnum):
-    """The three answers to a mismatch; planning at a block's start is a REPLAN."""
-
-    ACCEPT = 0
-    CORRECT = 1
-    REPLAN = 2
+# The adapted tolerance stays within these factors of the given thresholds.
+TOLERANCE_RANGE = (1e-3, 1e3)
 
 
 @flax.struct.dataclass
@@ -51,10 +55,12 @@ class Thresholds:
 
 
 class Functions(NamedTuple):
-    """What the executor is given to act with."""
+    """What the executor is given to act with; the last two only for decisions by value."""
 
     plan: PlanFunction
     correct: CorrectFunction | None
+    value: ValueFunction | None = None
+    prior: Callable[[Array], Array] | None = None  # (z [L]) -> the policy prior's mean [A]
 
 
 @flax.struct.dataclass
@@ -67,6 +73,7 @@ class ExecutorState:
     block: Block
     window: PlannedStep  # [W, ...] newest last
     window_mask: Array  # [W] bool
+    tolerance: Array  # [] factor on tau_replan; 1 unless it is adapted
 
 
 @flax.struct.dataclass
@@ -74,14 +81,26 @@ class StepInfo:
     """What happened at one step."""
 
     outcome: Array  # [] int, an `Outcome`
-    block_end: Array  # [] bool, a plan was due anyway; a REPLAN without it is a mismatch
+    decision: Array  # [] int, a `Decision`: the outcome and its reason
+    block_end: Array  # [] bool, a plan was due anyway
     mismatch: Array  # [] distance to the prediction, 0 where there was none
+    limit: Array  # [] mismatch beyond which the plan would have been dropped
     planned: PlannedStep  # the step as the corrector sees it
 
     @property
     def offset(self) -> Array:
         """Steps since the plan was made, `[]`; 0 where one was just made."""
         return self.planned.offset
+
+
+class _Judgement(NamedTuple):
+    """What the mismatch says of one step."""
+
+    decision: Array  # [] int
+    block_end: Array  # [] bool
+    distance: Array  # []
+    limit: Array  # []
+    tolerance: Array  # [] for the next step
 
 
 def initial_state(
@@ -105,8 +124,10 @@ def initial_state(
             z_pred=jnp.zeros((w, latent_dim)),
             a_plan=jnp.zeros((w, action_dim)),
             offset=jnp.zeros((w,), jnp.int32),
+            mismatch=jnp.zeros((w,)),
         ),
         window_mask=jnp.zeros((w,), bool),
+        tolerance=jnp.ones(()),
     )
 
 
@@ -130,17 +151,28 @@ def step(
       The action `[A]`, the next state and what happened. Only the branch that
       is taken runs; under `vmap` both would, see `batched_step`.
     """
-    outcome, block_end, distance = _judge(config, functions, thresholds, state, z)
-    block = jax.lax.cond(
-        outcome == Outcome.REPLAN, lambda: plan(functions, state, z), lambda: state.block
-    )
-    state, planned = _enter(state, outcome, block, z)
-    action = planned.a_plan
-    if functions.correct is not None:
-        action = jax.lax.cond(
-            outcome == Outcome.CORRECT, lambda: correct(functions, state, planned), lambda: action
+    judged = _judge(config, functions, thresholds, state, z)
+    decision, best = judged.decision, None
+    if config.value_tolerance is not None:
+        undecided = (decision, jnp.zeros_like(state.block.actions[0]))
+        decision, best = jax.lax.cond(
+            replans(decision),
+            lambda: undecided,
+            lambda: _weigh(config, functions, decision, state, z),
         )
-    return action, state, StepInfo(outcome, block_end, distance, planned)
+    replan = replans(decision)
+    block = jax.lax.cond(replan, lambda: plan(functions, state, z), lambda: state.block)
+    state, planned = _enter(state, replan, block, z, judged.tolerance)
+    action = planned.a_plan
+    if best is not None:
+        action = jnp.where(replan, action, best)
+    elif functions.correct is not None:
+        action = jax.lax.cond(
+            decision == Decision.CORRECTED,
+            lambda: correct(functions, state, planned),
+            lambda: action,
+        )
+    return action, state, _info(judged, decision, planned)
 
 
 def batched_step(
@@ -163,25 +195,40 @@ def batched_step(
       Actions `[B, A]`, next states and infos with a leading axis B; lane i
       equals `step` on lane i.
     """
-    outcome, block_end, distance = jax.vmap(
-        lambda state, z: _judge(config, functions, thresholds, state, z)
-    )(state, z)
-    block = on_lanes(
-        lambda state, z: plan(functions, state, z),
-        outcome == Outcome.REPLAN,
-        (state, z),
-        state.block,
-    )
-    state, planned = jax.vmap(_enter)(state, outcome, block, z)
+    judged = jax.vmap(lambda state, z: _judge(config, functions, thresholds, state, z))(state, z)
+    decision, best = judged.decision, None
+    if config.value_tolerance is not None:
+        decision, best = on_lanes(
+            lambda decision, state, z: _weigh(config, functions, decision, state, z),
+            ~replans(decision),
+            (decision, state, z),
+            (decision, jnp.zeros_like(state.block.actions[:, 0])),
+        )
+    replan = replans(decision)
+    block = on_lanes(lambda state, z: plan(functions, state, z), replan, (state, z), state.block)
+    state, planned = jax.vmap(_enter)(state, replan, block, z, judged.tolerance)
     action = planned.a_plan
-    if functions.correct is not None:
+    if best is not None:
+        action = jnp.where(replan[:, None], action, best)
+    elif functions.correct is not None:
         action = on_lanes(
             lambda state, planned: correct(functions, state, planned),
-            outcome == Outcome.CORRECT,
+            decision == Decision.CORRECTED,
             (state, planned),
             action,
         )
-    return action, state, StepInfo(outcome, block_end, distance, planned)
+    return action, state, _info(judged, decision, planned)
+
+
+def _info(judged: _Judgement, decision: Array, planned: PlannedStep) -> StepInfo:
+    return StepInfo(
+        outcome=outcome_of(decision),
+        decision=decision,
+        block_end=judged.block_end,
+        mismatch=judged.distance,
+        limit=judged.limit,
+        planned=planned,
+    )
 
 
 def _judge(
@@ -190,23 +237,58 @@ def _judge(
     thresholds: Thresholds,
     state: ExecutorState,
     z: Array,
-) -> tuple[Array, Array, Array]:
-    """Decides the outcome of a step; also whether the block has ended, and the mismatch."""
+) -> _Judgement:
     block_end = state.offset >= config.exec_horizon
     offset = jnp.minimum(state.offset, config.exec_horizon - 1)
     latents = state.block.latents
     distance = mismatch(config.mismatch, z, latents[offset], latents[0])
     distance = jnp.where(block_end, 0.0, distance)
-    outcome = decide(functions, thresholds, offset, distance)
-    return jnp.where(block_end, Outcome.REPLAN, outcome), block_end, distance
+    limit = state.tolerance * thresholds.replan[offset]
+    decision = decide(functions, thresholds.accept[offset], limit, distance)
+    tolerance = state.tolerance
+    if config.replan_rate > 0:
+        missed = decision == Decision.MISMATCH
+        moved = tolerance * jnp.exp(config.adaptation_gain * (missed - config.replan_rate))
+        tolerance = jnp.where(block_end, tolerance, jnp.clip(moved, *TOLERANCE_RANGE))
+    decision = jnp.where(block_end, jnp.int32(Decision.BLOCK_END), decision)
+    return _Judgement(decision, block_end, distance, limit, tolerance)
 
 
-def decide(functions: Functions, thresholds: Thresholds, offset: Array, distance: Array) -> Array:
-    """The `Outcome` of a mismatch at an offset, `[]` int; a NaN replans."""
-    middle = Outcome.ACCEPT if functions.correct is None else Outcome.CORRECT
-    outcome = jnp.where(distance <= thresholds.accept[offset], Outcome.ACCEPT, middle)
+def decide(functions: Functions, accept: Array, limit: Array, distance: Array) -> Array:
+    """The `Decision` on a mismatch, `[]` int; a NaN replans.
+
+    Args:
+      functions: with or without a corrector.
+      accept: `[]` mismatch up to which the planned action is taken as it is.
+      limit: `[]` mismatch beyond which the plan is dropped.
+      distance: `[]` the mismatch.
+    """
+    middle = Decision.ACCEPTED if functions.correct is None else Decision.CORRECTED
+    decision = jnp.where(distance <= accept, jnp.int32(Decision.ACCEPTED), jnp.int32(middle))
     # Written so that a NaN mismatch replans.
-    return jnp.where(distance <= thresholds.replan[offset], outcome, Outcome.REPLAN)
+    return jnp.where(distance <= limit, decision, jnp.int32(Decision.MISMATCH))
+
+
+def _weigh(
+    config: SpeculationConfig, functions: Functions, decision: Array, state: ExecutorState, z: Array
+) -> tuple[Array, Array]:
+    """Lets values decide at a step whose plan the mismatch keeps: the decision, and an action."""
+    after, planned = _enter(state, jnp.zeros((), bool), state.block, z, state.tolerance)
+    corrected = planned.a_plan
+    if functions.correct is not None:
+        corrected = jax.lax.cond(
+            decision == Decision.CORRECTED,
+            lambda: correct(functions, after, planned),
+            lambda: planned.a_plan,
+        )
+    return valued.weigh(
+        functions.value,
+        config.value_tolerance,
+        planned,
+        (decision == Decision.CORRECTED).astype(jnp.int32),
+        corrected,
+        functions.prior(z),
+    )
 
 
 def plan(functions: Functions, state: ExecutorState, z: Array) -> Block:
@@ -232,13 +314,19 @@ def step_key(key: Array, step: Array, use: int) -> Array:
 
 
 def _enter(
-    state: ExecutorState, outcome: Array, block: Block, z: Array
+    state: ExecutorState, replan: Array, block: Block, z: Array, tolerance: Array
 ) -> tuple[ExecutorState, PlannedStep]:
-    return enter(state, jnp.where(outcome == Outcome.REPLAN, 0, state.offset), block, z)
+    state, planned = enter(state, jnp.where(replan, 0, state.offset), block, z)
+    return state.replace(tolerance=tolerance), planned
 
 
 def enter(
-    state: ExecutorState, offset: Array, block: Block, z: Array, age: Array | int = 0
+    state: ExecutorState,
+    offset: Array,
+    block: Block,
+    z: Array,
+    age: Array | int = 0,
+    origin: Array | None = None,
 ) -> tuple[ExecutorState, PlannedStep]:
     """Takes one step of a block and puts it into the corrector's window.
 
@@ -248,11 +336,19 @@ def enter(
       block: the block.
       z: the real latent `[L]`.
       age: how many steps the block's plan was made before the block begins.
+      origin: the last real latent `[L]` that the plan has seen; the block's first if None.
 
     Returns:
       The state after the step, and the step as the corrector sees it.
     """
-    planned = PlannedStep(z, block.latents[offset], block.actions[offset], offset + age)
+    origin = block.latents[0] if origin is None else origin
+    planned = PlannedStep(
+        z_real=z,
+        z_pred=block.latents[offset],
+        a_plan=block.actions[offset],
+        offset=offset + age,
+        mismatch=mismatch("relative", z, block.latents[offset], origin),
+    )
     window = jax.tree.map(
         lambda past, new: jnp.concatenate([past[1:], new[None]]), state.window, planned
     )
@@ -264,5 +360,6 @@ def enter(
         block=block,
         window=window,
         window_mask=mask,
+        tolerance=state.tolerance,
     )
     return state, planned

@@ -30,6 +30,7 @@ EPISODE_COLUMNS = (
     "planner_calls",
     "corrected",
     "mismatch_replans",
+    "success",
 )
 SUMMARY_COLUMNS = (
     "task",
@@ -60,6 +61,7 @@ SUMMARY_COLUMNS = (
     "mean_ms",
     "first_call_ms",
     "mean_length",
+    "success_rate",
 )
 BASELINE = "baseline"
 
@@ -111,6 +113,11 @@ def evaluate_controller(
     return result
 
 
+def success_rate(episodes: Sequence[Episode]) -> float:
+    """Share of episodes that ended in success; NaN where the environment does not tell."""
+    return float(np.mean([episode.success for episode in episodes]))
+
+
 def episode_rows(identity: dict[str, Any], episodes: Sequence[Episode]) -> list[dict[str, Any]]:
     """One row an episode, in `EPISODE_COLUMNS`; `identity` holds the shared fields."""
     return [
@@ -123,6 +130,7 @@ def episode_rows(identity: dict[str, Any], episodes: Sequence[Episode]) -> list[
             "planner_calls": episode.planner_calls,
             "corrected": episode.corrected,
             "mismatch_replans": episode.mismatch_replans,
+            "success": episode.success,
         }
         for number, episode in enumerate(episodes)
     ]
@@ -154,6 +162,7 @@ def summary_row(
         "mean_ms": 1e3 * float(np.mean(rollouts.latencies)) if rollouts.latencies else None,
         "first_call_ms": 1e3 * rollouts.first_latency,
         "mean_length": steps / len(episodes),
+        "success_rate": success_rate(episodes),
     }
     if baseline is not None:
         row |= paired_difference(returns, np.array([e.episode_return for e in baseline]))

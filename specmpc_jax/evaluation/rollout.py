@@ -16,7 +16,10 @@ from specmpc_jax.types import Array
 
 @dataclasses.dataclass
 class Episode:
-    """Outcome of one episode; counts are in agent steps."""
+    """Outcome of one episode; counts are in agent steps.
+
+    `success` is 1 or 0 as the environment told it at the last step, NaN if it never did.
+    """
 
     env_seed: int
     episode_return: float = 0.0
@@ -24,6 +27,7 @@ class Episode:
     planner_calls: int = 0
     corrected: int = 0
     mismatch_replans: int = 0
+    success: float = float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +129,7 @@ def _run_group(
                 replanned = outcome[lane] == Outcome.REPLAN
                 episode.episode_return += float(transition.reward[lane])
                 episode.length += 1
+                episode.success = float(transition.success[lane])
                 episode.planner_calls += calls * int(replanned)
                 episode.corrected += int(outcome[lane] == Outcome.CORRECT)
                 episode.mismatch_replans += int(replanned and not block_end[lane])

@@ -256,9 +256,11 @@ class Run:
             observe=keep_frame if film else None,
         )
         reward = float(np.mean([episode.episode_return for episode in rollouts.episodes]))
-        self.writers["eval"].write(
-            self.environment_steps, {"episode_reward": reward, "seed": online.seed}
-        )
+        row = {"episode_reward": reward, "seed": online.seed}
+        success = float(np.mean([episode.success for episode in rollouts.episodes]))
+        if not np.isnan(success):
+            row["episode_success"] = success
+        self.writers["eval"].write(self.environment_steps, row)
         progress.write(f"step {self.environment_steps}: evaluation return {reward:.1f}")
         if frames:
             write_video(

@@ -8,7 +8,7 @@ import numpy as np
 
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs import registry
-from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes
+from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes, success_rate
 from specmpc_jax.evaluation.statistics import (
     paired_difference,
     summarise_latency,
@@ -111,11 +111,6 @@ def evaluate_controller(
             )
         result.latencies, result.first_latency = timed.latencies, timed.first_latency
     return result
-
-
-def success_rate(episodes: Sequence[Episode]) -> float:
-    """Share of episodes that ended in success; NaN where the environment does not tell."""
-    return float(np.mean([episode.success for episode in episodes]))
 
 
 def episode_rows(identity: dict[str, Any], episodes: Sequence[Episode]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from specmpc_jax.types import Array
 class Episode:
     """Outcome of one episode; counts are in agent steps.
 
-    `success` is 1 or 0 as the environment told it at the last step, NaN if it never did.
+    `success` is 1 or 0 as the environment told it at the last step, None if it never did.
     """
 
     env_seed: int
@@ -27,7 +27,13 @@ class Episode:
     planner_calls: int = 0
     corrected: int = 0
     mismatch_replans: int = 0
-    success: float = float("nan")
+    success: float | None = None
+
+
+def success_rate(episodes: Sequence[Episode]) -> float | None:
+    """Share of episodes that ended in success; None where the environment does not tell."""
+    told = [episode.success for episode in episodes if episode.success is not None]
+    return float(np.mean(told)) if told else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +135,8 @@ def _run_group(
                 replanned = outcome[lane] == Outcome.REPLAN
                 episode.episode_return += float(transition.reward[lane])
                 episode.length += 1
-                episode.success = float(transition.success[lane])
+                told = float(transition.success[lane])
+                episode.success = None if np.isnan(told) else told
                 episode.planner_calls += calls * int(replanned)
                 episode.corrected += int(outcome[lane] == Outcome.CORRECT)
                 episode.mismatch_replans += int(replanned and not block_end[lane])

@@ -20,7 +20,7 @@ from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, OnlineConfig, PlannerConfig, TrainConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation.recording import FRAMES_PER_SECOND
-from specmpc_jax.evaluation.rollout import Step, run_episodes
+from specmpc_jax.evaluation.rollout import Step, run_episodes, success_rate
 from specmpc_jax.evaluation.video import write_video
 from specmpc_jax.learning.acting import explore
 from specmpc_jax.learning.collector import (
@@ -257,8 +257,8 @@ class Run:
         )
         reward = float(np.mean([episode.episode_return for episode in rollouts.episodes]))
         row = {"episode_reward": reward, "seed": online.seed}
-        success = float(np.mean([episode.success for episode in rollouts.episodes]))
-        if not np.isnan(success):
+        success = success_rate(rollouts.episodes)
+        if success is not None:
             row["episode_success"] = success
         self.writers["eval"].write(self.environment_steps, row)
         progress.write(f"step {self.environment_steps}: evaluation return {reward:.1f}")

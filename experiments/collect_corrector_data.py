@@ -3,18 +3,22 @@
     python -m experiments.collect_corrector_data --task=walker-walk \\
         --checkpoint=bundled:walker-walk-1m --episodes=10 --output=data
 
-Finished episodes are kept: the same command goes on where it was killed.
+Finished episodes are kept: the same command goes on where it was killed. With a
+multi-task teacher --task may be one of its tasks, or the set (mt30, mt80) for all.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from experiments import corrector_files, launch, planner_flags, teachers
-from experiments.collecting import collect_round, finish, mean_return
+from experiments.collecting import collect_round, finish, mean_return, part_path
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
+from specmpc_jax.envs.multitask import spec_for
 from specmpc_jax.errors import UserError
 
 ALL_SIZES = flags.DEFINE_bool(
@@ -75,7 +79,6 @@ def _collect(agent: Agent, task: str) -> None:
     earlier = _earlier(path)
     round_number = 0 if earlier is None else int(earlier["round"].max()) + 1
     corrector = Corrector.load(CORRECTOR.value) if CORRECTOR.value else None
-    controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=task)
     first = ENV_SEED.value + (0 if earlier is None else earlier.num_episodes)
     seeds = range(first, first + EPISODES.value)
     metadata = {
@@ -87,16 +90,44 @@ def _collect(agent: Agent, task: str) -> None:
         "history_len": HISTORY_LEN.value,
         "follow": FOLLOW.value,
         "corrector": corrector.fingerprint if corrector else None,
+        "round": round_number,
     }
-    data = collect_round(controller, task, seeds, NUM_ENVS.value, metadata, round_number, path)
+    names = teachers.tasks_named(task)
+    data = _collect_tasks(agent, names, corrector, seeds, metadata, path)
+    data.metadata["task"] = task
     returned = mean_return(data)
     data = join([data] if earlier is None else [earlier, data])
     record = {**data.metadata, "provenance": launch.provenance()}
     finish(CorrectorDataset(data.arrays, record), path)
+    for name in names:
+        part_path(path, name).unlink(missing_ok=True)
     print(
         f"return while collecting {returned:.1f}; {len(data)} steps of {data.num_episodes} "
         f"episodes in {path}"
     )
+
+
+def _collect_tasks(
+    agent: Agent,
+    names: Sequence[str],
+    corrector: Corrector | None,
+    seeds: Sequence[int],
+    metadata: Mapping[str, Any],
+    path: Path,
+) -> CorrectorDataset:
+    """Collects one round on each task; of several, those that are complete are kept."""
+    for name in names:
+        spec_for(agent.config, name)  # what cannot be made shows before hours of work
+    parts = []
+    for name in names:
+        controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=name)
+        part = path if len(names) == 1 else part_path(path, name)
+        own = {**metadata, "task": name}
+        data = collect_round(controller, name, seeds, NUM_ENVS.value, own, metadata["round"], part)
+        if len(names) > 1:
+            finish(data, part)
+        parts.append(data)
+    return join(parts)
 
 
 def _earlier(path: Path) -> CorrectorDataset | None:

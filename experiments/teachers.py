@@ -12,7 +12,11 @@ from specmpc_jax.agent import BUNDLED_PREFIX, Agent
 from specmpc_jax.config import MODEL_SIZES, ModelConfig, PlannerConfig, from_json
 from specmpc_jax.errors import UserError, nearest_names
 
-TASK = flags.DEFINE_string("task", "walker-walk", "Task, by its official name.")
+TASK = flags.DEFINE_string(
+    "task",
+    "walker-walk",
+    "Task, by its official name; mt30 or mt80 for all of a multi-task teacher's.",
+)
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
@@ -76,6 +80,11 @@ def load(
     return agent
 
 
+def tasks_named(task: str) -> tuple[str, ...]:
+    """The tasks that `--task` stands for: all of a set, or the one."""
+    return tasks.TASK_SETS[task].names if task in tasks.TASK_SETS else (task,)
+
+
 def find(directory: str, task: str, model_size: int | None = None) -> Teacher:
     """Looks for a teacher: a single-task one for the task first, else a multi-task one.
 
@@ -114,7 +123,7 @@ def _teacher(path: Path, task: str) -> Teacher | None:
         if record.get("kind") != checkpointing.WORLD_MODEL:
             return None
         config = from_json(ModelConfig, record["config"])
-        if task not in config.tasks and config.tasks != ("",):
+        if not _knows(config, task) and config.tasks != ("",):
             return None
         return Teacher(path, 1 if config.multitask else 0, config.model_size)
     if path.suffix != ".pt":
@@ -123,11 +132,18 @@ def _teacher(path: Path, task: str) -> Teacher | None:
         return Teacher(path, 2, int(match["size"]))
     if match := _TASK_SET.fullmatch(path.stem):
         known = tasks.TASK_SETS.get(match["set"].lower())
-        return Teacher(path, 1, int(match["size"])) if known and task in known.names else None
+        fits = known is not None and task in (known.name, *known.names)
+        return Teacher(path, 1, int(match["size"])) if fits else None
     match = _SINGLE.fullmatch(path.stem)
     if match and match["task"] == task:
         return Teacher(path, 0, _RELEASED_SINGLE_TASK_SIZE)
     return None
+
+
+def _knows(config: ModelConfig, task: str) -> bool:
+    """Whether a model was trained on a task, or on exactly the tasks of a set."""
+    known = tasks.TASK_SETS.get(task)
+    return config.tasks == known.names if known else task in config.tasks
 
 
 def _names_tasks(stem: str) -> bool:
@@ -143,7 +159,13 @@ def _check(path: str, config: ModelConfig, task: str, model_size: int | None) ->
             f"{path} is asked for at {model_size}M, but its weights are those of size "
             f"{config.model_size or 'unpublished'}"
         )
-    if config.tasks != ("",) and task not in config.tasks:
+    if task in tasks.TASK_SETS and not _knows(config, task):
+        raise UserError(
+            f"{path} was trained on {len(config.tasks)} task"
+            f"{'s' if len(config.tasks) > 1 else ''} ({config.tasks[0] or 'unknown'}"
+            f"{', …' if len(config.tasks) > 1 else ''}), not on the set {task}"
+        )
+    if config.tasks != ("",) and not _knows(config, task):
         raise UserError(
             f"{path} was trained on {nearest_names(task, config.tasks)}"
             f"{' and more' if len(config.tasks) > 3 else ''}, not on {task}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from specmpc_jax.controller import Controller
-from specmpc_jax.envs import registry
+from specmpc_jax.envs.multitask import make_batch_for
 from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes, success_rate
 from specmpc_jax.evaluation.statistics import (
     paired_difference,
@@ -98,10 +98,11 @@ def evaluate_controller(
       advance: called with the number of agent steps just done.
     """
     lanes = min(settings.num_envs, len(settings.env_seeds))
-    with registry.make_batch(settings.task, lanes) as environments:
+    model = controller.program.model
+    with make_batch_for(model, settings.task, lanes) as environments:
         result = run_episodes(controller, environments, settings.env_seeds, key, advance=advance)
     if lanes > 1:
-        with registry.make_batch(settings.task, 1) as environment:
+        with make_batch_for(model, settings.task, 1) as environment:
             timed = run_episodes(
                 controller,
                 environment,

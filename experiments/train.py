@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch
+from experiments import launch, training_flags
 from specmpc_jax import metrics_writers
 from specmpc_jax.config import (
     OnlineConfig,
@@ -57,48 +57,16 @@ _ONLINE = {
     "video_freq": "Environment steps between videos of evaluations; 0 for none.",
 }
 _TRAIN = {
-    "batch_size": "Slices in one update.",
-    "horizon": "Planning horizon and length of a slice, in agent steps.",
-    "reward_coef": "Weight of the reward loss.",
-    "value_coef": "Weight of the value loss.",
-    "termination_coef": "Weight of the termination loss.",
-    "consistency_coef": "Weight of the consistency loss.",
-    "rho": "Weight of a step relative to the step before it.",
-    "lr": "Learning rate.",
-    "enc_lr_scale": "Learning rate of the encoder relative to the others.",
-    "grad_clip_norm": "Largest gradient norm, of model and policy each.",
-    "tau": "Step of the target ensemble towards the online one.",
-    "entropy_coef": "Weight of the policy's entropy.",
-    "adam_epsilon": "Adam's epsilon for the model.",
-    "policy_adam_epsilon": "Adam's epsilon for the policy.",
+    **training_flags.UPDATE,
     "seed_steps": "Agent steps with random actions (default: max(1000, 5 episodes)).",
     "buffer_size": "Observations in the replay buffer, at most.",
     "updates_per_step": "Updates for each agent step.",
 }
-_PLANNER = {
-    "iterations": "MPPI iterations (default: 6, or 8 from 20 action dimensions on).",
-    "num_samples": "Action sequences scored in each iteration.",
-    "num_elites": "Elite sequences.",
-    "num_pi_trajs": "Sequences from the policy prior.",
-    "min_std": "Smallest std of the planner.",
-    "max_std": "Largest std of the planner.",
-    "temperature": "Sharpness of the elites' weights.",
-}
+_PLANNER = training_flags.PLANNER
 
-
-def _define(config: type, descriptions: dict[str, str]) -> None:
-    """Defines a flag for each described field, with the field's own default and type."""
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    for name, description in descriptions.items():
-        is_float = fields[name].type is float
-        define = flags.DEFINE_float if is_float else flags.DEFINE_integer
-        default = None if name == "iterations" else fields[name].default
-        define(name, default, description)
-
-
-_define(OnlineConfig, _ONLINE)
-_define(TrainConfig, _TRAIN)
-_define(PlannerConfig, _PLANNER)
+training_flags.define(OnlineConfig, _ONLINE)
+training_flags.define(TrainConfig, _TRAIN)
+training_flags.define(PlannerConfig, _PLANNER)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
 python -m experiments.train --task=walker-walk --model_size=1 --steps=200000
 
 Everything goes to logs/<task>/<seed>/<exp_name>/; a run that was killed goes on
-with --resume and otherwise the same flags.
+with --resume and otherwise the same flags. With --finetune it begins with a teacher
+instead of random weights; --seed_steps then tells how many random actions come first.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from experiments import launch, training_flags
-from specmpc_jax import metrics_writers
+from specmpc_jax import checkpointing, metrics_writers
 from specmpc_jax.config import (
     OnlineConfig,
     PlannerConfig,
@@ -22,9 +23,12 @@ from specmpc_jax.config import (
 )
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import EnvironmentSpec
+from specmpc_jax.errors import UserError
 from specmpc_jax.learning import online
 from specmpc_jax.learning.replay_buffer import rows_for_bytes
 from specmpc_jax.learning.run_directory import RunDirectory
+from specmpc_jax.specialise import specialise
+from specmpc_jax.types import Params
 
 TASK = flags.DEFINE_string("task", "walker-walk", "Task to learn, such as walker-walk.")
 flags.DEFINE_alias("env", "task")
@@ -42,6 +46,18 @@ TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard lo
 WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases project.")
 DROPOUT = flags.DEFINE_float("dropout", 0.01, "Dropout rate of the Q functions.")
 
+FINETUNE = flags.DEFINE_string(
+    "finetune",
+    None,
+    "Teacher to begin with (a converted directory or a run's checkpoint), multi-task or of this "
+    "task; its size wins over --model_size.",
+)
+FINETUNE_EMBEDDING = flags.DEFINE_string(
+    "finetune_embedding",
+    None,
+    "Whose task embedding a multi-task teacher begins with: one of its tasks, zero or mean "
+    "(default: the task's own).",
+)
 BUFFER_GB = flags.DEFINE_float(
     "buffer_gb", 8.0, "Memory that the replay buffer may take, in GB; it wins over --buffer_size."
 )
@@ -82,6 +98,11 @@ def main() -> None:
         ) as evaluation_lanes,
     ):
         settings = make_settings(lanes.spec)
+        params = None
+        if FINETUNE.value:
+            params, settings = _finetuned(settings, lanes.spec)
+        elif FINETUNE_EMBEDDING.value:
+            raise UserError("--finetune_embedding needs --finetune")
         directory = RunDirectory(
             Path(LOGS_DIR.value, lanes.spec.task, str(launch.SEED.value), EXP_NAME.value)
         )
@@ -92,10 +113,43 @@ def main() -> None:
             resume=RESUME.value,
             record={"flags": launch.flag_values(), "provenance": launch.provenance()},
             further_writers=_further_writers(directory),
+            params=params,
             quiet=launch.QUIET.value,
         )
     best = "-" if end.best_reward is None else f"{end.best_reward:.1f}"
     print(f"done; best evaluation return {best}; wrote {directory.path}")
+
+
+def _finetuned(settings: online.Settings, spec: EnvironmentSpec) -> tuple[Params, online.Settings]:
+    """Parameters of the teacher to begin with, and settings with its architecture."""
+    saved = checkpointing.load_model(FINETUNE.value)
+    params, model = saved.params, saved.config
+    if model.multitask and spec.observation == "state":
+        params, model = specialise(
+            params,
+            model,
+            spec.task,
+            observation_dim=spec.observation_shape[0],
+            action_dim=spec.action_dim,
+            episode_length=spec.episode_length,
+            start=FINETUNE_EMBEDDING.value,
+        )
+    elif FINETUNE_EMBEDDING.value:
+        raise UserError(f"{FINETUNE.value} has no task embedding; leave --finetune_embedding out")
+    shapes = (model.observation, model.observation_shape, model.action_dim, model.episodic)
+    wanted = (spec.observation, spec.observation_shape, spec.action_dim, EPISODIC.value)
+    if shapes != wanted:
+        raise UserError(
+            f"{FINETUNE.value} cannot begin {spec.task}: observation, its shape, action dim and "
+            f"episodic are {shapes}, the task needs {wanted}"
+        )
+    model = dataclasses.replace(
+        model,
+        dropout=DROPOUT.value,
+        tasks=(spec.task,),
+        episode_lengths=(spec.episode_length,),
+    )
+    return params, dataclasses.replace(settings, model=model)
 
 
 def make_settings(spec: EnvironmentSpec) -> online.Settings:

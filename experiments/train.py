@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from experiments import launch, training_flags
-from specmpc_jax import checkpointing, metrics_writers
+from specmpc_jax import agent, metrics_writers
 from specmpc_jax.config import (
     OnlineConfig,
     PlannerConfig,
@@ -49,8 +49,8 @@ DROPOUT = flags.DEFINE_float("dropout", 0.01, "Dropout rate of the Q functions."
 FINETUNE = flags.DEFINE_string(
     "finetune",
     None,
-    "Teacher to begin with (a converted directory or a run's checkpoint), multi-task or of this "
-    "task; its size wins over --model_size.",
+    "Teacher to begin with (a converted directory, a run's checkpoint or bundled:NAME), "
+    "multi-task or of this task; its size wins over --model_size.",
 )
 FINETUNE_EMBEDDING = flags.DEFINE_string(
     "finetune_embedding",
@@ -122,8 +122,8 @@ def main() -> None:
 
 def _finetuned(settings: online.Settings, spec: EnvironmentSpec) -> tuple[Params, online.Settings]:
     """Parameters of the teacher to begin with, and settings with its architecture."""
-    saved = checkpointing.load_model(FINETUNE.value)
-    params, model = saved.params, saved.config
+    teacher = agent.load(FINETUNE.value)
+    params, model = teacher.params, teacher.config
     if model.multitask and spec.observation == "state":
         params, model = specialise(
             params,

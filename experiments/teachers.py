@@ -29,6 +29,9 @@ MODEL_DIR = flags.DEFINE_string(
 MODEL_SIZE = flags.DEFINE_integer(
     "model_size", None, "Size of the teacher, in millions of parameters (1, 5, 19, 48, 317)."
 )
+OBSERVATION = flags.DEFINE_enum(
+    "obs", None, ["state", "rgb"], "What the teacher must see; whatever it does if empty."
+)
 
 # tdmpc2_5m, mt30-5M, walker-walk-1: the last number of a single-task name is its seed.
 _GENERIC = re.compile(r"tdmpc2_(?P<size>\d+)m", re.IGNORECASE)
@@ -51,10 +54,14 @@ def load_teacher(planner: PlannerConfig | None = None) -> Agent:
     Raises:
       UserError: if there is none, or its size is not the one asked for.
     """
-    if CHECKPOINT.value:
-        return load(CHECKPOINT.value, TASK.value, MODEL_SIZE.value, planner)
-    teacher = find(MODEL_DIR.value, TASK.value, MODEL_SIZE.value)
-    return load(str(teacher.path), TASK.value, MODEL_SIZE.value, planner)
+    path = CHECKPOINT.value or find(MODEL_DIR.value, TASK.value, MODEL_SIZE.value).path
+    agent = load(str(path), TASK.value, MODEL_SIZE.value, planner)
+    if OBSERVATION.value not in (None, agent.config.observation):
+        raise UserError(
+            f"{path} is asked for with --obs={OBSERVATION.value}, but it sees "
+            f"{agent.config.observation}"
+        )
+    return agent
 
 
 def load(

@@ -48,14 +48,14 @@ benchmark-gpu: $(DEV) ## the same on a GPU; needs CUDA JAX: pip install -e '.[cu
 	  --precision=float32,bfloat16 --matmul_precision=tensorfloat32 --cross --repeats=200 \
 	  --output=results/benchmark-gpu $(ARGS)
 
-test: $(DEV) ## the tests that take seconds each
-	@$(PY) -m pytest $(ARGS)
+test: $(DEV) ## the tests that take seconds each, a file at a time on two processes
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(DEV) ## the tests that take minutes
 	@$(PY) -m pytest -m slow $(ARGS)
 
 test-nans: $(DEV) ## the quick tests, stopping at the first NaN that any computation makes
-	@JAX_DEBUG_NANS=1 $(PY) -m pytest $(ARGS)
+	@JAX_DEBUG_NANS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV) ## style, formatting and the direction of imports
 	@$(PY) -m ruff check .

@@ -46,7 +46,8 @@ class Scale:
     """How much of everything; counts are in episodes.
 
     The planner is the one that the bundled teacher was trained with, a quarter
-    of the published one's work; it serves all variants and makes the labels.
+    of the published one's work (quick: an eighth); it serves all variants and
+    makes the labels.
     """
 
     collect: int = 4
@@ -76,6 +77,9 @@ SMALL = Scale(
     aggregate=1,
     evaluate=2,
     epochs=20,
+    num_samples=128,
+    iterations=3,
+    num_elites=24,
     video_steps=100,
     variants=("baseline", "policy", "3_step_naive", "3_step_corrector", "3_step_bc"),
 )

@@ -24,12 +24,15 @@ hypothesis.settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Compiles without optimising, in half the time, but where the last bits are compared."""
+def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiles without optimising where no last bits are compared; drops a file's programs."""
     exact = request.module.__name__.endswith(("_golden", "_fused_model"))
     jax.config.update("jax_disable_most_optimizations", not exact)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    # A compiled program holds some thirty memory maps, of which Linux gives a
+    # process 65,530; the whole suite's programs are more than that.
+    jax.clear_caches()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,20 +5,30 @@
 
 Finished episodes are kept: the same command goes on where it was killed. With
 --dagger_rounds=N a corrector is trained on the data and drives for N more rounds,
-each time trained again on all data so far; it ends in --corrector_dir.
+each time trained again on all data so far; it ends in --corrector_dir. With a
+multi-task teacher --task may be one of its tasks, or the set (mt30, mt80) for all.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from experiments import corrector_files, launch, planner_flags, tables, teachers, training_flags
-from experiments.collecting import collect_round, finish, mean_return
+from experiments import (
+    corrector_files,
+    corrector_training,
+    launch,
+    planner_flags,
+    tables,
+    teachers,
+)
+from experiments.collecting import collect_round, finish, mean_return, part_path
 from experiments.dagger import Aggregation, aggregate
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
+from specmpc_jax.envs.multitask import spec_for
 from specmpc_jax.errors import UserError
 
 ALL_SIZES = flags.DEFINE_bool(
@@ -104,6 +114,11 @@ def _check_flags() -> None:
             "--corrector adds one round by hand and --dagger_rounds trains its own correctors: "
             "give one of them"
         )
+    if DAGGER_ROUNDS.value and len(teachers.tasks_named(teachers.TASK.value)) > 1:
+        raise UserError(
+            f"--dagger_rounds takes one task; --task={teachers.TASK.value} is a set: add rounds "
+            "with --corrector instead"
+        )
 
 
 def _collect(agent: Agent, task: str) -> None:
@@ -111,18 +126,22 @@ def _collect(agent: Agent, task: str) -> None:
     earlier = _earlier(path)
     round_number = 0 if earlier is None else int(earlier["round"].max()) + 1
     corrector = Corrector.load(CORRECTOR.value) if CORRECTOR.value else None
-    controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=task)
     first = ENV_SEED.value + (0 if earlier is None else earlier.num_episodes)
     seeds = range(first, first + EPISODES.value)
     metadata = {
         **_settings(agent, task),
         "corrector": corrector.fingerprint if corrector else None,
+        "round": round_number,
     }
-    data = collect_round(controller, task, seeds, NUM_ENVS.value, metadata, round_number, path)
+    names = teachers.tasks_named(task)
+    data = _collect_tasks(agent, names, corrector, seeds, metadata, path)
+    data.metadata["task"] = task
     returned = mean_return(data)
     data = join([data] if earlier is None else [earlier, data])
     record = {**data.metadata, "provenance": launch.provenance()}
     finish(CorrectorDataset(data.arrays, record), path)
+    for name in names:
+        part_path(path, name).unlink(missing_ok=True)
     print(
         f"return while collecting {returned:.1f}; {len(data)} steps of {data.num_episodes} "
         f"episodes in {path}"
@@ -140,8 +159,8 @@ def _aggregate(agent: Agent, task: str) -> None:
         first_env_seed=ENV_SEED.value,
         num_envs=NUM_ENVS.value,
         settings=_settings(agent, task),
-        config=training_flags.corrector_config(kind, HISTORY_LEN.value),
-        training=training_flags.train_config(),
+        config=corrector_training.corrector_config(kind, HISTORY_LEN.value),
+        training=corrector_training.train_config(),
     )
     data, corrector, rows = aggregate(agent, plan, path)
     directory = CORRECTOR_DIR.value
@@ -163,6 +182,29 @@ def _settings(agent: Agent, task: str) -> dict[str, Any]:
         "follow": FOLLOW.value,
         "seed": launch.SEED.value,
     }
+
+
+def _collect_tasks(
+    agent: Agent,
+    names: Sequence[str],
+    corrector: Corrector | None,
+    seeds: Sequence[int],
+    metadata: Mapping[str, Any],
+    path: Path,
+) -> CorrectorDataset:
+    """Collects one round on each task; of several, those that are complete are kept."""
+    for name in names:
+        spec_for(agent.config, name)  # what cannot be made shows before hours of work
+    parts = []
+    for name in names:
+        controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=name)
+        part = path if len(names) == 1 else part_path(path, name)
+        own = {**metadata, "task": name}
+        data = collect_round(controller, name, seeds, NUM_ENVS.value, own, metadata["round"], part)
+        if len(names) > 1:
+            finish(data, part)
+        parts.append(data)
+    return join(parts)
 
 
 def _earlier(path: Path) -> CorrectorDataset | None:

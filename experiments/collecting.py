@@ -12,7 +12,7 @@ from specmpc_jax import files
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.collection import collect
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
-from specmpc_jax.envs import registry
+from specmpc_jax.envs.multitask import make_batch_for
 from specmpc_jax.progress import Progress
 
 
@@ -41,7 +41,8 @@ def collect_round(
     metadata = files.to_plain({**metadata, "env_seeds": list(env_seeds), "num_envs": num_envs})
     data = _kept(path, metadata) or _kept(partial, metadata)
     done = data.num_episodes if data is not None else 0
-    with registry.make_batch(task, min(num_envs, len(env_seeds))) as environments:
+    lanes = min(num_envs, len(env_seeds))
+    with make_batch_for(controller.program.model, task, lanes) as environments:
         length = environments.spec.episode_length
         with Progress(
             len(env_seeds) * length,
@@ -69,6 +70,11 @@ def finish(data: CorrectorDataset, path: Path) -> None:
     """Stores complete data and removes what was kept on the way."""
     data.save(path)
     _partial_path(path).unlink(missing_ok=True)
+
+
+def part_path(path: Path, task: str) -> Path:
+    """Where the data of one task lie until all tasks of a set are complete."""
+    return path.with_name(f"{path.stem}.{task.replace('/', '_')}.part{path.suffix}")
 
 
 def mean_return(data: CorrectorDataset) -> float:

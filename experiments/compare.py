@@ -15,7 +15,7 @@ from specmpc_jax.checkpointing import fingerprint
 from specmpc_jax.config import to_json
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.corrector import Corrector
-from specmpc_jax.envs import registry
+from specmpc_jax.envs.multitask import spec_for
 from specmpc_jax.evaluation.comparison import (
     AGGREGATE_COLUMNS,
     BASELINE,
@@ -28,7 +28,7 @@ from specmpc_jax.evaluation.comparison import (
     summary_row,
 )
 from specmpc_jax.evaluation.offsets import OFFSET_COLUMNS, OffsetRecorder
-from specmpc_jax.evaluation.statistics import paired_difference
+from specmpc_jax.evaluation.statistics import normalised_score, paired_difference
 from specmpc_jax.evaluation.variants import Variant, make_controller
 from specmpc_jax.progress import Progress
 
@@ -171,7 +171,7 @@ def compare(
         (variant, make_controller(agent, variant, correctors, settings.task, follow))
         for variant in variants
     ]
-    steps = len(settings.env_seeds) * registry.make(settings.task).spec.episode_length
+    steps = len(settings.env_seeds) * spec_for(agent.config, settings.task).episode_length
     for variant, controller in controllers:
         identity = {
             "task": settings.task,
@@ -231,8 +231,25 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def table(results: Results) -> list[dict[str, Any]]:
-    """The summary's main columns as numbers, for printing."""
-    return [{name: _number(row.get(name, "")) for name in TABLE_COLUMNS} for row in results.summary]
+    """The summary's main columns as numbers, for printing; with the task if there are several."""
+    several = len({row["task"] for row in results.summary}) > 1
+    columns = (*(("task",) * several), *TABLE_COLUMNS)
+    return [{name: _number(row.get(name, "")) for name in columns} for row in results.summary]
+
+
+def score_table(results: Results, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The normalised score of each variant that was run on all `tasks`."""
+    scores: dict[tuple[str, str], list[float]] = {}
+    for row in results.summary:
+        if row["task"] in tasks:
+            success = float(row["success_rate"]) if row.get("success_rate") else None
+            score = normalised_score(row["task"], float(row["mean_return"]), success)
+            scores.setdefault((row["model_id"], row["variant"]), []).append(score)
+    return [
+        {"model": model, "variant": variant, "normalised score": sum(found) / len(found)}
+        for (model, variant), found in scores.items()
+        if len(found) == len(tasks)
+    ]
 
 
 def _number(text: str) -> Any:

@@ -36,7 +36,9 @@ def data_files(directory: str) -> list[Path]:
     Raises:
       UserError: if there are none.
     """
-    found = sorted(Path(directory).glob("corrector_data_*.npz"))
+    # Names with a second dot are of data still being collected.
+    every = Path(directory).glob("corrector_data_*.npz")
+    found = sorted(path for path in every if "." not in path.stem)
     if not found:
         raise UserError(f"{directory} holds no corrector_data_<size>.npz; collect some first")
     return found

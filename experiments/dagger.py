@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import launch, training_flags
+from experiments import corrector_training, launch
 from experiments.collecting import collect_round, finish, mean_return
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
@@ -146,9 +146,9 @@ def _union(parts: Sequence[CorrectorDataset]) -> CorrectorDataset:
 
 def _corrector(plan: Aggregation, data: CorrectorDataset, path: Path) -> Corrector:
     """The corrector of some data, read if it was trained before."""
-    kept = training_flags.trained_before(path, plan.config, plan.training, data)
+    kept = corrector_training.trained_before(path, plan.config, plan.training, data)
     if kept is not None:
         return kept
-    corrector, _ = training_flags.train_with_progress(plan.config, plan.training, data)
+    corrector, _ = corrector_training.train_with_progress(plan.config, plan.training, data)
     corrector.save(str(path), overwrite=True)
     return corrector

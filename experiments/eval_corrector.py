@@ -3,20 +3,25 @@
     python -m experiments.eval_corrector --task=walker-walk \\
         --checkpoint=bundled:walker-walk-1m --corrector_dir=correctors --episodes=10
 
+With a multi-task teacher --task may be one of its tasks, or the set (mt30, mt80) for all:
+then every variant gets a normalised score too.
+
 With --trace it also writes pages that show an episode step by step, into `traces`
 beside the results.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from experiments import corrector_files, launch, planner_flags, tables, teachers, tracing
-from experiments.compare import Results, compare, shared_settings, table
+from experiments.compare import Results, compare, score_table, shared_settings, table
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.corrector import Corrector
+from specmpc_jax.envs.multitask import spec_for
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation import variants as variant_names
 from specmpc_jax.evaluation.comparison import EvaluationSettings
@@ -55,6 +60,9 @@ def main() -> None:
     traced = tracing.chosen(variants)
     agents = [planner_flags.apply(agent, PLAN_HORIZON.value) for agent in _agents(task)]
     found = [_correctors(agent, variants) for agent in agents]
+    names = teachers.tasks_named(task)
+    for name in names:
+        spec_for(agents[0].config, name)  # what cannot be made shows before hours of work
     seeds = tuple(range(ENV_SEED.value, ENV_SEED.value + EPISODES.value))
     settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
     path = RESULTS.value or f"results/{task}/summary.csv"
@@ -63,11 +71,15 @@ def main() -> None:
     written: list[Path] = []
     for agent, correctors in zip(agents, found, strict=True):
         model_id = f"{task}-{corrector_files.size_name(agent.config.model_size)}"
-        compare(agent, model_id, variants, correctors, settings, results, FOLLOW.value)
-        written += tracing.trace(
-            agent, model_id, traced, correctors, task, seeds[0], FOLLOW.value, traces
-        )
+        for name in names:
+            own = dataclasses.replace(settings, task=name)
+            compare(agent, model_id, variants, correctors, own, results, FOLLOW.value)
+            written += tracing.trace(
+                agent, model_id, traced, correctors, name, seeds[0], FOLLOW.value, traces
+            )
     print(tables.format_text(table(results)))
+    if len(names) > 1:
+        print(tables.format_text(score_table(results, names)))
     print(
         f"wrote {results.summary_path}, and beside it {results.episodes_path.name}, "
         f"{results.offsets_path.name} and {results.aggregate_path.name}"

@@ -12,7 +12,11 @@ from specmpc_jax.agent import BUNDLED_PREFIX, Agent
 from specmpc_jax.config import MODEL_SIZES, ModelConfig, PlannerConfig, from_json
 from specmpc_jax.errors import UserError, nearest_names
 
-TASK = flags.DEFINE_string("task", "walker-walk", "Task, by its official name.")
+TASK = flags.DEFINE_string(
+    "task",
+    "walker-walk",
+    "Task, by its official name; mt30 or mt80 for all of a multi-task teacher's.",
+)
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
@@ -24,6 +28,9 @@ MODEL_DIR = flags.DEFINE_string(
 )
 MODEL_SIZE = flags.DEFINE_integer(
     "model_size", None, "Size of the teacher, in millions of parameters (1, 5, 19, 48, 317)."
+)
+OBSERVATION = flags.DEFINE_enum(
+    "obs", None, ["state", "rgb"], "What the teacher must see; whatever it does if empty."
 )
 
 # tdmpc2_5m, mt30-5M, walker-walk-1: the last number of a single-task name is its seed.
@@ -47,10 +54,14 @@ def load_teacher(planner: PlannerConfig | None = None) -> Agent:
     Raises:
       UserError: if there is none, or its size is not the one asked for.
     """
-    if CHECKPOINT.value:
-        return load(CHECKPOINT.value, TASK.value, MODEL_SIZE.value, planner)
-    teacher = find(MODEL_DIR.value, TASK.value, MODEL_SIZE.value)
-    return load(str(teacher.path), TASK.value, MODEL_SIZE.value, planner)
+    path = CHECKPOINT.value or find(MODEL_DIR.value, TASK.value, MODEL_SIZE.value).path
+    agent = load(str(path), TASK.value, MODEL_SIZE.value, planner)
+    if OBSERVATION.value not in (None, agent.config.observation):
+        raise UserError(
+            f"{path} is asked for with --obs={OBSERVATION.value}, but it sees "
+            f"{agent.config.observation}"
+        )
+    return agent
 
 
 def load(
@@ -74,6 +85,11 @@ def load(
         agent = sm.load(path, planner)
     _check(path, agent.config, task, model_size)
     return agent
+
+
+def tasks_named(task: str) -> tuple[str, ...]:
+    """The tasks that `--task` stands for: all of a set, or the one."""
+    return tasks.TASK_SETS[task].names if task in tasks.TASK_SETS else (task,)
 
 
 def find(directory: str, task: str, model_size: int | None = None) -> Teacher:
@@ -114,7 +130,7 @@ def _teacher(path: Path, task: str) -> Teacher | None:
         if record.get("kind") != checkpointing.WORLD_MODEL:
             return None
         config = from_json(ModelConfig, record["config"])
-        if task not in config.tasks and config.tasks != ("",):
+        if not _knows(config, task) and config.tasks != ("",):
             return None
         return Teacher(path, 1 if config.multitask else 0, config.model_size)
     if path.suffix != ".pt":
@@ -123,11 +139,18 @@ def _teacher(path: Path, task: str) -> Teacher | None:
         return Teacher(path, 2, int(match["size"]))
     if match := _TASK_SET.fullmatch(path.stem):
         known = tasks.TASK_SETS.get(match["set"].lower())
-        return Teacher(path, 1, int(match["size"])) if known and task in known.names else None
+        fits = known is not None and task in (known.name, *known.names)
+        return Teacher(path, 1, int(match["size"])) if fits else None
     match = _SINGLE.fullmatch(path.stem)
     if match and match["task"] == task:
         return Teacher(path, 0, _RELEASED_SINGLE_TASK_SIZE)
     return None
+
+
+def _knows(config: ModelConfig, task: str) -> bool:
+    """Whether a model was trained on a task, or on exactly the tasks of a set."""
+    known = tasks.TASK_SETS.get(task)
+    return config.tasks == known.names if known else task in config.tasks
 
 
 def _names_tasks(stem: str) -> bool:
@@ -143,7 +166,13 @@ def _check(path: str, config: ModelConfig, task: str, model_size: int | None) ->
             f"{path} is asked for at {model_size}M, but its weights are those of size "
             f"{config.model_size or 'unpublished'}"
         )
-    if config.tasks != ("",) and task not in config.tasks:
+    if task in tasks.TASK_SETS and not _knows(config, task):
+        raise UserError(
+            f"{path} was trained on {len(config.tasks)} task"
+            f"{'s' if len(config.tasks) > 1 else ''} ({config.tasks[0] or 'unknown'}"
+            f"{', …' if len(config.tasks) > 1 else ''}), not on the set {task}"
+        )
+    if config.tasks != ("",) and not _knows(config, task):
         raise UserError(
             f"{path} was trained on {nearest_names(task, config.tasks)}"
             f"{' and more' if len(config.tasks) > 3 else ''}, not on {task}"

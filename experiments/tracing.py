@@ -11,7 +11,7 @@ from experiments.trace_page import write_trace
 from specmpc_jax.agent import Agent
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.corrector import Corrector
-from specmpc_jax.envs import registry
+from specmpc_jax.envs.multitask import make_batch_for
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation.trace import trace_episode
 from specmpc_jax.evaluation.variants import Variant, make_controller
@@ -85,10 +85,11 @@ def trace(
     """
     env_seed = default_seed if _TRACE_SEED.value is None else _TRACE_SEED.value
     written: list[Path] = []
+    prefix = model_id if model_id.startswith(f"{task}-") else f"{model_id}_{task}"
     for variant in variants:
         controller = make_controller(agent, variant, correctors, task, follow)
-        path = directory / f"{model_id}_{variant.name}_seed{env_seed}.html"
-        with registry.make_batch(task, 1) as environments:
+        path = directory / f"{prefix}_{variant.name}_seed{env_seed}.html"
+        with make_batch_for(agent.config, task, 1) as environments:
             length = environments.spec.episode_length
             steps = min(_TRACE_STEPS.value or length, length)
             name = f"trace {variant.name}"

@@ -3,7 +3,8 @@
 python -m experiments.train --task=walker-walk --model_size=1 --steps=200000
 
 Everything goes to logs/<task>/<seed>/<exp_name>/; a run that was killed goes on
-with --resume and otherwise the same flags.
+with --resume and otherwise the same flags. With --finetune it begins with a teacher
+instead of random weights; --seed_steps then tells how many random actions come first.
 """
 
 import dataclasses
@@ -12,8 +13,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch
-from specmpc_jax import metrics_writers
+from experiments import launch, training_flags
+from specmpc_jax import agent, metrics_writers
 from specmpc_jax.config import (
     OnlineConfig,
     PlannerConfig,
@@ -22,9 +23,12 @@ from specmpc_jax.config import (
 )
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import EnvironmentSpec
+from specmpc_jax.errors import UserError
 from specmpc_jax.learning import online
 from specmpc_jax.learning.replay_buffer import rows_for_bytes
 from specmpc_jax.learning.run_directory import RunDirectory
+from specmpc_jax.specialise import specialise
+from specmpc_jax.types import Params
 
 TASK = flags.DEFINE_string("task", "walker-walk", "Task to learn, such as walker-walk.")
 flags.DEFINE_alias("env", "task")
@@ -42,6 +46,18 @@ TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Also write TensorBoard lo
 WANDB = flags.DEFINE_string("wandb", None, "Also log to this Weights & Biases project.")
 DROPOUT = flags.DEFINE_float("dropout", 0.01, "Dropout rate of the Q functions.")
 
+FINETUNE = flags.DEFINE_string(
+    "finetune",
+    None,
+    "Teacher to begin with (a converted directory, a run's checkpoint or bundled:NAME), "
+    "multi-task or of this task; its size wins over --model_size.",
+)
+FINETUNE_EMBEDDING = flags.DEFINE_string(
+    "finetune_embedding",
+    None,
+    "Whose task embedding a multi-task teacher begins with: one of its tasks, zero or mean "
+    "(default: the task's own).",
+)
 BUFFER_GB = flags.DEFINE_float(
     "buffer_gb", 8.0, "Memory that the replay buffer may take, in GB; it wins over --buffer_size."
 )
@@ -57,48 +73,16 @@ _ONLINE = {
     "video_freq": "Environment steps between videos of evaluations; 0 for none.",
 }
 _TRAIN = {
-    "batch_size": "Slices in one update.",
-    "horizon": "Planning horizon and length of a slice, in agent steps.",
-    "reward_coef": "Weight of the reward loss.",
-    "value_coef": "Weight of the value loss.",
-    "termination_coef": "Weight of the termination loss.",
-    "consistency_coef": "Weight of the consistency loss.",
-    "rho": "Weight of a step relative to the step before it.",
-    "lr": "Learning rate.",
-    "enc_lr_scale": "Learning rate of the encoder relative to the others.",
-    "grad_clip_norm": "Largest gradient norm, of model and policy each.",
-    "tau": "Step of the target ensemble towards the online one.",
-    "entropy_coef": "Weight of the policy's entropy.",
-    "adam_epsilon": "Adam's epsilon for the model.",
-    "policy_adam_epsilon": "Adam's epsilon for the policy.",
+    **training_flags.UPDATE,
     "seed_steps": "Agent steps with random actions (default: max(1000, 5 episodes)).",
     "buffer_size": "Observations in the replay buffer, at most.",
     "updates_per_step": "Updates for each agent step.",
 }
-_PLANNER = {
-    "iterations": "MPPI iterations (default: 6, or 8 from 20 action dimensions on).",
-    "num_samples": "Action sequences scored in each iteration.",
-    "num_elites": "Elite sequences.",
-    "num_pi_trajs": "Sequences from the policy prior.",
-    "min_std": "Smallest std of the planner.",
-    "max_std": "Largest std of the planner.",
-    "temperature": "Sharpness of the elites' weights.",
-}
+_PLANNER = training_flags.PLANNER
 
-
-def _define(config: type, descriptions: dict[str, str]) -> None:
-    """Defines a flag for each described field, with the field's own default and type."""
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    for name, description in descriptions.items():
-        is_float = fields[name].type is float
-        define = flags.DEFINE_float if is_float else flags.DEFINE_integer
-        default = None if name == "iterations" else fields[name].default
-        define(name, default, description)
-
-
-_define(OnlineConfig, _ONLINE)
-_define(TrainConfig, _TRAIN)
-_define(PlannerConfig, _PLANNER)
+training_flags.define(OnlineConfig, _ONLINE)
+training_flags.define(TrainConfig, _TRAIN)
+training_flags.define(PlannerConfig, _PLANNER)
 
 
 def main() -> None:
@@ -114,6 +98,11 @@ def main() -> None:
         ) as evaluation_lanes,
     ):
         settings = make_settings(lanes.spec)
+        params = None
+        if FINETUNE.value:
+            params, settings = _finetuned(settings, lanes.spec)
+        elif FINETUNE_EMBEDDING.value:
+            raise UserError("--finetune_embedding needs --finetune")
         directory = RunDirectory(
             Path(LOGS_DIR.value, lanes.spec.task, str(launch.SEED.value), EXP_NAME.value)
         )
@@ -124,10 +113,43 @@ def main() -> None:
             resume=RESUME.value,
             record={"flags": launch.flag_values(), "provenance": launch.provenance()},
             further_writers=_further_writers(directory),
+            params=params,
             quiet=launch.QUIET.value,
         )
     best = "-" if end.best_reward is None else f"{end.best_reward:.1f}"
     print(f"done; best evaluation return {best}; wrote {directory.path}")
+
+
+def _finetuned(settings: online.Settings, spec: EnvironmentSpec) -> tuple[Params, online.Settings]:
+    """Parameters of the teacher to begin with, and settings with its architecture."""
+    teacher = agent.load(FINETUNE.value)
+    params, model = teacher.params, teacher.config
+    if model.multitask and spec.observation == "state":
+        params, model = specialise(
+            params,
+            model,
+            spec.task,
+            observation_dim=spec.observation_shape[0],
+            action_dim=spec.action_dim,
+            episode_length=spec.episode_length,
+            start=FINETUNE_EMBEDDING.value,
+        )
+    elif FINETUNE_EMBEDDING.value:
+        raise UserError(f"{FINETUNE.value} has no task embedding; leave --finetune_embedding out")
+    shapes = (model.observation, model.observation_shape, model.action_dim, model.episodic)
+    wanted = (spec.observation, spec.observation_shape, spec.action_dim, EPISODIC.value)
+    if shapes != wanted:
+        raise UserError(
+            f"{FINETUNE.value} cannot begin {spec.task}: observation, its shape, action dim and "
+            f"episodic are {shapes}, the task needs {wanted}"
+        )
+    model = dataclasses.replace(
+        model,
+        dropout=DROPOUT.value,
+        tasks=(spec.task,),
+        episode_lengths=(spec.episode_length,),
+    )
+    return params, dataclasses.replace(settings, model=model)
 
 
 def make_settings(spec: EnvironmentSpec) -> online.Settings:

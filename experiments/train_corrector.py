@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, launch, tables, training_flags
+from experiments import corrector_files, corrector_training, launch, tables
 from specmpc_jax import files
 from specmpc_jax.correctors.dataset import CorrectorDataset
 from specmpc_jax.correctors.training import Epoch
@@ -48,16 +48,16 @@ def main() -> None:
 
 
 def _train(kind: str, data: CorrectorDataset) -> dict[str, object]:
-    config = training_flags.corrector_config(
+    config = corrector_training.corrector_config(
         kind, HISTORY_LEN.value or data.metadata["history_len"]
     )
-    training = training_flags.train_config()
+    training = corrector_training.train_config()
     path = corrector_files.corrector_path(CORRECTOR_DIR.value, data.metadata["model_size"], kind)
-    corrector = training_flags.trained_before(path, config, training, data)
+    corrector = corrector_training.trained_before(path, config, training, data)
     if corrector is not None:
         print(f"{path} is complete, skipped", flush=True)
     else:
-        corrector, epochs = training_flags.train_with_progress(config, training, data)
+        corrector, epochs = corrector_training.train_with_progress(config, training, data)
         losses = path.with_name(path.name + "_losses.csv")
         files.write_csv(losses, [epoch._asdict() for epoch in epochs], Epoch._fields)
         corrector.save(str(path), overwrite=True)

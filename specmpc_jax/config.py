@@ -233,6 +233,34 @@ class OnlineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class OfflineConfig:
+    """How training on recorded episodes is carried out; none of it changes an update.
+
+    `steps` and the frequencies count updates; what is due happens between compiled calls
+    of `fused_updates` of them. 0 switches evaluations off, and checkpoints but the last.
+    """
+
+    task_set: str
+    seed: int = 0
+    steps: int = 10_000_000
+    fused_updates: int = 1
+    log_freq: int = 100
+    eval_freq: int = 0
+    eval_episodes: int = 1
+    checkpoint_freq: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "fused_updates", "log_freq", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seed", "eval_freq", "checkpoint_freq"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        if self.steps % self.fused_updates:
+            raise UserError(f"steps {self.steps} is no multiple of {self.fused_updates} updates")
+
+
+@dataclasses.dataclass(frozen=True)
 class SpeculationConfig:
     """How a plan is executed for several steps (see `speculation.executor`).
 

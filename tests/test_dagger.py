@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import dagger, training_flags
+from experiments import corrector_training, dagger
 from experiments.dagger import Aggregation, aggregate, rounds_directory
 from models import ToyEnvironment, tiny_agent
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
@@ -115,7 +115,7 @@ def test_complete_rounds_are_not_run_again(uninterrupted, toy_environments, monk
     def train(*arguments):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(training_flags, "train_with_progress", train)
+    monkeypatch.setattr(corrector_training, "train_with_progress", train)
     _, again, _ = aggregate(AGENT, PLAN, uninterrupted)
     assert again.fingerprint == corrector.fingerprint
 
@@ -123,14 +123,14 @@ def test_complete_rounds_are_not_run_again(uninterrupted, toy_environments, monk
 def test_a_corrector_is_trained_again_if_anything_it_depends_on_changed(uninterrupted):
     data, corrector, _ = whole_run(uninterrupted)
     path = rounds_directory(uninterrupted) / "corrector_1_two_tower"
-    kept = training_flags.trained_before(path, PLAN.config, PLAN.training, data)
+    kept = corrector_training.trained_before(path, PLAN.config, PLAN.training, data)
     assert kept.fingerprint == corrector.fingerprint
     training = dataclasses.replace(PLAN.training, loss="huber")
-    assert training_flags.trained_before(path, PLAN.config, training, data) is None
+    assert corrector_training.trained_before(path, PLAN.config, training, data) is None
     config = dataclasses.replace(PLAN.config, dropout=0.2)
-    assert training_flags.trained_before(path, config, PLAN.training, data) is None
+    assert corrector_training.trained_before(path, config, PLAN.training, data) is None
     other = CorrectorDataset(data.arrays, {**data.metadata, "seed": 9})
-    assert training_flags.trained_before(path, PLAN.config, PLAN.training, other) is None
+    assert corrector_training.trained_before(path, PLAN.config, PLAN.training, other) is None
 
 
 def test_rounds_of_other_settings_are_refused(uninterrupted, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from specmpc_jax import envs
+from specmpc_jax.envs import dm_control
 from specmpc_jax.envs.rendering import import_suite
 from specmpc_jax.errors import UserError
 
@@ -174,13 +175,13 @@ def test_steps_before_reset_and_bad_seeds_are_refused(walker):
 
 
 def test_every_task_has_a_name():
-    names = envs.task_names()
+    names = dm_control.task_names()
     assert len(suite.ALL_TASKS) == 51
     assert len(names) == len(set(names)) == 51 + 11
     assert NAMES < set(names)
 
 
-@pytest.mark.parametrize("name", envs.task_names())
+@pytest.mark.parametrize("name", dm_control.task_names())
 def test_every_task_loads_and_steps(name):
     environment = envs.make(name)
     assert environment.spec.task == name

@@ -66,6 +66,8 @@ def test_a_short_run_then_a_second_one_in_its_place(tmp_path):
         (["--rho=2"], r"rho 2.0 must lie in (0, 1]"),
         (["--num_envs=0"], "at least 1"),
         (["--buffer_gb=1e-9"], "buffer_size is 0"),
+        (["--finetune_embedding=zero"], "needs --finetune"),
+        (["--finetune=bundled:walker-walk-1m", "--task=cartpole-balance"], "cannot begin"),
     ],
 )
 def test_mistakes_take_one_line_and_leave_nothing(arguments, message, tmp_path):

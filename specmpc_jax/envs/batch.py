@@ -16,6 +16,7 @@ class BatchTransition(NamedTuple):
     reward: np.ndarray  # [B] float64, 0 in frozen lanes
     terminated: np.ndarray  # [B] bool, keeps its value in frozen lanes
     truncated: np.ndarray  # [B] bool, keeps its value in frozen lanes
+    success: np.ndarray  # [B] 1 where the task is done, 0 where not, NaN where nobody tells
 
 
 class EnvironmentBatch:
@@ -48,6 +49,7 @@ class EnvironmentBatch:
         self._terminated = np.zeros(lanes, bool)
         self._truncated = np.zeros(lanes, bool)
         self._active = np.zeros(lanes, bool)
+        self._success = np.full(lanes, np.nan)
 
     def __len__(self) -> int:
         return len(self._environments)
@@ -93,6 +95,7 @@ class EnvironmentBatch:
         self._observation[lane] = self._environments[lane].reset(seed)
         self._terminated[lane] = self._truncated[lane] = False
         self._active[lane] = True
+        self._success[lane] = np.nan
         return self._observation[lane].copy()
 
     def step(self, actions: np.ndarray) -> BatchTransition:
@@ -115,9 +118,14 @@ class EnvironmentBatch:
             reward[lane] = transition.reward
             self._terminated[lane] = transition.terminated
             self._truncated[lane] = transition.truncated
+            self._success[lane] = transition.info.get("success", np.nan)
         self._active &= ~(self._terminated | self._truncated)
         return BatchTransition(
-            self._observation.copy(), reward, self._terminated.copy(), self._truncated.copy()
+            self._observation.copy(),
+            reward,
+            self._terminated.copy(),
+            self._truncated.copy(),
+            self._success.copy(),
         )
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ class Transition(NamedTuple):
     reward: float  # summed over the action repeat
     terminated: bool  # the task ended: nothing is worth anything from here on
     truncated: bool  # the time limit was reached: the task itself would go on
-    info: dict[str, Any]
+    info: dict[str, Any]  # `success`, bool, where the environment tells whether the task is done
 
 
 class Environment(Protocol):

@@ -20,6 +20,12 @@ from specmpc_jax.errors import UserError
 # The longest prefix that fits wins; the empty one takes all other names.
 BACKENDS: Mapping[str, str] = {
     "": "specmpc_jax.envs.dm_control",
+    "gym:": "specmpc_jax.envs.gymnasium_tasks",
+    "mujoco-": "specmpc_jax.envs.gymnasium_tasks",
+    "bipedal-": "specmpc_jax.envs.gymnasium_tasks",
+    "lunarlander-": "specmpc_jax.envs.gymnasium_tasks",
+    "mw-": "specmpc_jax.envs.metaworld",
+    "myo-": "specmpc_jax.envs.myosuite",
 }
 
 
@@ -27,8 +33,9 @@ def make(task: str, observation: str = "state", **options: Any) -> Environment:
     """Makes the environment of a task.
 
     Args:
-      task: a name of `task_names()`, such as "walker-walk", or `MODULE:FACTORY` for
-        an environment of the caller's own (see `external.make`).
+      task: a name of `task_names()`, such as "walker-walk", `gym:<id>` for one of
+        Gymnasium's, or `MODULE:FACTORY` for an environment of the caller's own (see
+        `external.make`).
       observation: "state" (flat float32) or "rgb" (stacked frames).
       **options: passed on to the simulator's module, such as `action_repeat` or
         `seed` (the start of the random stream of resets without a seed).
@@ -39,10 +46,10 @@ def make(task: str, observation: str = "state", **options: Any) -> Environment:
     """
     if observation not in ("state", "rgb"):
         raise UserError(f"observation is {observation!r}; it can be 'state' or 'rgb'")
-    if ":" in task:
+    prefix = max((known for known in BACKENDS if task.startswith(known)), key=len)
+    if ":" in task and ":" not in prefix:
         environment = external.make(task, **options)
     else:
-        prefix = max((known for known in BACKENDS if task.startswith(known)), key=len)
         environment = _backend(prefix).make(task, **options)
     if observation == "rgb":
         from specmpc_jax.envs.pixels import PixelEnvironment
@@ -67,10 +74,15 @@ def make_batch(
 def task_names() -> tuple[str, ...]:
     """Every name of the project's own that `make` accepts, without aliases.
 
+    Optional simulators need not be installed for it.
+
     Raises:
-      UserError: if a simulator is not installed.
+      UserError: if dm_control is not installed.
     """
-    return tuple(name for prefix in BACKENDS for name in _backend(prefix).task_names())
+    modules = dict.fromkeys(BACKENDS.values())
+    return tuple(
+        name for module in modules for name in importlib.import_module(module).task_names()
+    )
 
 
 def _backend(prefix: str) -> ModuleType:

@@ -52,6 +52,18 @@ def import_suite() -> ModuleType:
         ) from error
 
 
+def choose_backend() -> None:
+    """Makes the choice of `import_suite` for simulators other than dm_control.
+
+    Where dm_control is not installed or cannot be imported, states are simulated all
+    the same. Without a display, SDL (Box2D's pictures) is told not to look for one.
+    """
+    if _headless():
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    with contextlib.suppress(UserError):
+        import_suite()
+
+
 @contextlib.contextmanager
 def rendering_errors() -> Iterator[None]:
     """Turns the failures of a rendering context into one line of advice.
@@ -60,13 +72,14 @@ def rendering_errors() -> Iterator[None]:
       UserError: at once where no backend can work, else if the body fails in OpenGL.
     """
     import mujoco
-    from dm_control import _render
 
-    if _render.BACKEND == "glfw" and _headless():
+    suite = sys.modules.get("dm_control._render")
+    backend = suite.BACKEND if suite else os.environ.get("MUJOCO_GL", "glfw")
+    if backend == "glfw" and _headless():
         raise UserError(f"cannot render: GLFW needs a display and there is none; {_ADVICE}")
     try:
         yield
-    except (RuntimeError, mujoco.FatalError) as error:
+    except (*_BACKEND_ERRORS, mujoco.FatalError) as error:
         raise UserError(f"cannot render: {_first_line(error)}; {_ADVICE}") from error
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from specmpc_jax.controller import Controller
-from specmpc_jax.envs import registry
-from specmpc_jax.evaluation.rollout import Episode, Rollouts, Step, run_episodes
+from specmpc_jax.envs.multitask import make_batch_for
+from specmpc_jax.evaluation.rollout import Episode, Rollouts, Step, run_episodes, success_rate
 from specmpc_jax.evaluation.statistics import (
     stratified_iqm,
     summarise_latency,
@@ -32,6 +32,7 @@ EPISODE_COLUMNS = (
     "mismatch_replans",
     "value_replans",
     "jerk",
+    "success",
 )
 SUMMARY_COLUMNS = (
     "task",
@@ -66,6 +67,7 @@ SUMMARY_COLUMNS = (
     "iqm_ci_high",
     "value_replans_per_step",
     "mean_jerk",
+    "success_rate",
 )
 AGGREGATE_COLUMNS = (
     "variant",
@@ -115,10 +117,11 @@ def evaluate_controller(
       observe: called after each step.
     """
     lanes = min(settings.num_envs, len(settings.env_seeds))
-    with registry.make_batch(settings.task, lanes) as environments:
+    model = controller.program.model
+    with make_batch_for(model, settings.task, lanes) as environments:
         result = run_episodes(controller, environments, settings.env_seeds, key, observe, advance)
     if lanes > 1:
-        with registry.make_batch(settings.task, 1) as environment:
+        with make_batch_for(model, settings.task, 1) as environment:
             timed = run_episodes(
                 controller,
                 environment,
@@ -144,6 +147,7 @@ def episode_rows(identity: dict[str, Any], episodes: Sequence[Episode]) -> list[
             "mismatch_replans": episode.mismatch_replans,
             "value_replans": episode.value_replans,
             "jerk": episode.jerk,
+            "success": episode.success,
         }
         for number, episode in enumerate(episodes)
     ]
@@ -172,6 +176,7 @@ def summary_row(identity: dict[str, Any], rollouts: Rollouts) -> dict[str, Any]:
         "mean_ms": 1e3 * float(np.mean(rollouts.latencies)) if rollouts.latencies else None,
         "first_call_ms": 1e3 * rollouts.first_latency,
         "mean_length": steps / len(episodes),
+        "success_rate": success_rate(episodes),
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from specmpc_jax.controller import Controller
-from specmpc_jax.envs import registry
+from specmpc_jax.envs.multitask import make_batch_for
 from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
 from specmpc_jax.evaluation.video import write_video
 from specmpc_jax.speculation.decisions import Outcome
@@ -54,7 +54,7 @@ def record_episode(
     """
     frames: list[np.ndarray] = []
     outcomes: list[Outcome] = []
-    with registry.make_batch(task, 1) as environments:
+    with make_batch_for(controller.program.model, task, 1) as environments:
         length = max_steps or environments.spec.episode_length
 
         def observe(step: Step) -> None:

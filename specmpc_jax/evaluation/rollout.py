@@ -18,7 +18,10 @@ from specmpc_jax.types import Array
 
 @dataclasses.dataclass
 class Episode:
-    """Outcome of one episode; counts are in agent steps."""
+    """Outcome of one episode; counts are in agent steps.
+
+    `success` is 1 or 0 as the environment told it at the last step, None if it never did.
+    """
 
     env_seed: int
     episode_return: float = 0.0
@@ -28,6 +31,13 @@ class Episode:
     mismatch_replans: int = 0
     value_replans: int = 0
     jerk: float = float("nan")  # see `statistics.jerk`
+    success: float | None = None
+
+
+def success_rate(episodes: Sequence[Episode]) -> float | None:
+    """Share of episodes that ended in success; None where the environment does not tell."""
+    told = [episode.success for episode in episodes if episode.success is not None]
+    return float(np.mean(told)) if told else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +140,8 @@ def _run_group(
             if active[lane]:
                 episode.episode_return += float(transition.reward[lane])
                 episode.length += 1
+                told = float(transition.success[lane])
+                episode.success = None if np.isnan(told) else told
                 episode.planner_calls += calls * int(outcome[lane] == Outcome.REPLAN)
                 episode.corrected += int(outcome[lane] == Outcome.CORRECT)
                 episode.mismatch_replans += int(decision[lane] == Decision.MISMATCH)

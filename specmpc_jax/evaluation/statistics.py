@@ -126,6 +126,19 @@ def paired_difference(returns: np.ndarray, baseline: np.ndarray) -> dict[str, fl
     }
 
 
+def normalised_score(task: str, mean_return: float, success_rate: float | None) -> float:
+    """A task's score from 0 to about 100, as TD-MPC2 averages them over a task set.
+
+    Args:
+      task: Meta-World's (`mw-`) count by success, all others by return.
+      mean_return: of an episode; 1000 is the most that a DMControl task gives.
+      success_rate: share of episodes, where it is known.
+    """
+    if task.startswith("mw-"):
+        return 100.0 * (success_rate or 0.0)
+    return mean_return / 10.0
+
+
 def summarise_latency(seconds: np.ndarray) -> dict[str, float]:
     """p50, p95 and p99 of latencies `[T]`, given in seconds, returned in milliseconds."""
     if len(seconds) == 0:

@@ -7,6 +7,7 @@ from specmpc_jax.config import ModelConfig, TrainConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import train_state
 from specmpc_jax.learning.losses import Metrics
+from specmpc_jax.learning.offline_data import OfflineData
 from specmpc_jax.learning.replay_buffer import ReplayBuffer
 from specmpc_jax.learning.update import compile_updates
 from specmpc_jax.types import Array, Params
@@ -28,6 +29,8 @@ class Learner:
         *,
         seed: int = 0,
         fused_updates: int = 1,
+        params: Params | None = None,
+        data: OfflineData | None = None,
     ) -> None:
         """Draws fresh parameters and allocates the replay buffer.
 
@@ -37,14 +40,16 @@ class Learner:
           key: consumed.
           seed: start of the replay sampler's stream.
           fused_updates: updates in one compiled call.
+          params: parameters to go on from, instead of fresh ones; copied.
+          data: recorded episodes, instead of a replay buffer.
         """
         self._config = config
         self._fused = fused_updates
         self._metrics: list[Metrics] = []
         self._update = compile_updates(WorldModel(model), config)
         init = jax.jit(train_state.init, static_argnums=(0, 1))
-        self.state = init(WorldModel(model), config, key)
-        self.replay = ReplayBuffer(
+        self.state = init(WorldModel(model), config, key, params)
+        self.replay = data or ReplayBuffer(
             config.buffer_size,
             model.observation_shape,
             model.action_dim,
@@ -72,7 +77,11 @@ class Learner:
 
     def catch_up(self, agent_steps: int) -> None:
         """Makes the updates that are due, as far as they fill whole compiled calls."""
-        while self.updates_due(agent_steps) >= self._fused:
+        self.catch_up_to(self.updates_done + max(self.updates_due(agent_steps), 0))
+
+    def catch_up_to(self, updates: int) -> None:
+        """Makes updates until there are `updates`, as far as they fill whole compiled calls."""
+        while updates - self.updates_done >= self._fused:
             batches = self.replay.sample(self._config.batch_size, self._fused)
             # At most one call is in flight: its batch is the only one kept alive, and the
             # next one is drawn while it runs.

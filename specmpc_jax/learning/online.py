@@ -20,7 +20,7 @@ from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, OnlineConfig, PlannerConfig, TrainConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation.recording import FRAMES_PER_SECOND
-from specmpc_jax.evaluation.rollout import Step, run_episodes
+from specmpc_jax.evaluation.rollout import Step, run_episodes, success_rate
 from specmpc_jax.evaluation.video import write_video
 from specmpc_jax.learning.acting import explore
 from specmpc_jax.learning.collector import (
@@ -34,6 +34,7 @@ from specmpc_jax.learning.replay_buffer import Episode
 from specmpc_jax.learning.run_directory import Position, RunDirectory
 from specmpc_jax.metrics_writers import CsvWriter, MetricsWriter, Writers
 from specmpc_jax.progress import Progress
+from specmpc_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ def train(
     resume: bool = False,
     record: dict[str, Any] | None = None,
     further_writers: WriterFactory | None = None,
+    params: Params | None = None,
     quiet: bool = False,
 ) -> Position:
     """Trains until `settings.online.steps` environment steps are done.
@@ -76,6 +78,7 @@ def train(
       resume: go on from the directory's newest state, if it has one.
       record: further entries of config.json, such as provenance.
       further_writers: makes metrics writers beside those of the CSV files.
+      params: parameters to begin with, as for finetuning; drawn afresh if None.
       quiet: show no progress.
 
     Returns:
@@ -87,7 +90,7 @@ def train(
     """
     shallow = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     resuming = directory.start(shallow, record or {}, resume)
-    run = Run(settings, directory, lanes, resuming)
+    run = Run(settings, directory, lanes, resuming, params)
     kept = run.environment_steps if resuming else None
     for name, path in (("train", directory.train_csv), ("eval", directory.eval_csv)):
         further = [further_writers(name, kept)] if further_writers else []
@@ -106,9 +109,14 @@ class Run:
     """A run under way."""
 
     def __init__(
-        self, settings: Settings, directory: RunDirectory, lanes: Lanes, resuming: bool
+        self,
+        settings: Settings,
+        directory: RunDirectory,
+        lanes: Lanes,
+        resuming: bool,
+        params: Params | None = None,
     ) -> None:
-        """Starts, or goes on from the directory's newest state."""
+        """Starts, from `params` if there are any, or goes on from the directory's newest state."""
         online, model = settings.online, settings.model
         init_key, self._acting_key, self._evaluation_key = jax.random.split(
             jax.random.key(online.seed), 3
@@ -122,6 +130,7 @@ class Run:
             init_key,
             seed=online.seed,
             fused_updates=online.fused_updates,
+            params=params,
         )
         if resuming:
             state, self.position = directory.restore(self.learner.state, self.learner.replay)
@@ -256,9 +265,11 @@ class Run:
             observe=keep_frame if film else None,
         )
         reward = float(np.mean([episode.episode_return for episode in rollouts.episodes]))
-        self.writers["eval"].write(
-            self.environment_steps, {"episode_reward": reward, "seed": online.seed}
-        )
+        row = {"episode_reward": reward, "seed": online.seed}
+        success = success_rate(rollouts.episodes)
+        if success is not None:
+            row["episode_success"] = success
+        self.writers["eval"].write(self.environment_steps, row)
         progress.write(f"step {self.environment_steps}: evaluation return {reward:.1f}")
         if frames:
             write_video(

@@ -24,7 +24,14 @@ from specmpc_jax.types import Params
 
 _STATE = "state_"
 # Settings that a resumed run may set anew: they leave its course as it is.
-_MAY_CHANGE = ("steps", "eval_freq", "eval_episodes", "checkpoint_freq", "video_freq")
+_MAY_CHANGE = (
+    "steps",
+    "eval_freq",
+    "eval_episodes",
+    "checkpoint_freq",
+    "video_freq",
+    "log_freq",
+)
 
 
 class Position(NamedTuple):
@@ -78,28 +85,36 @@ class RunDirectory:
         return self.newest_state() is not None
 
     def save(
-        self, state: TrainState, replay: ReplayBuffer, position: Position, model: ModelConfig
+        self,
+        state: TrainState,
+        replay: ReplayBuffer | None,
+        position: Position,
+        model: ModelConfig,
     ) -> None:
-        """Saves everything needed to go on, then the world model for use.
+        """Saves everything needed to go on, then the world model for use; offline without replay.
 
         Killed at any moment, the directory still holds this state or the last one.
         """
-        record = {"position": position._asdict(), "replay": replay.save(self._replay)}
+        kept = None if replay is None else replay.save(self._replay)
+        record = {"position": position._asdict(), "replay": kept}
         path = self._states / f"{_STATE}{position.agent_steps:012d}"
         checkpointing.save_tree(path, _without_typed_keys(state), record, overwrite=True)
-        replay.prune(self._replay)
+        if replay is not None:
+            replay.prune(self._replay)
         for older in self._states.glob(f"{_STATE}*"):
             if older != path:
                 shutil.rmtree(older)
         metadata = {"agent_steps": position.agent_steps}
         checkpointing.save_model(self.last_model, state.params, model, metadata, overwrite=True)
 
-    def restore(self, state: TrainState, replay: ReplayBuffer) -> tuple[TrainState, Position]:
+    def restore(
+        self, state: TrainState, replay: ReplayBuffer | None
+    ) -> tuple[TrainState, Position]:
         """Reads the newest state.
 
         Args:
           state: a state of the same shapes.
-          replay: an empty buffer, to be filled.
+          replay: an empty buffer, to be filled; None for an offline run.
 
         Raises:
           UserError: if there is none, or it does not fit.
@@ -108,7 +123,8 @@ class RunDirectory:
         if path is None:
             raise UserError(f"{self.path} holds no state to resume from")
         record = checkpointing.load_metadata(path)
-        replay.restore(self._replay, record["replay"])
+        if replay is not None:
+            replay.restore(self._replay, record["replay"])
         found = checkpointing.load_tree(path, _without_typed_keys(state))
         found = jax.tree.map(jax.numpy.asarray, found)
         key = jax.random.wrap_key_data(found.key, impl=jax.random.key_impl(state.key))

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, launch, planner_flags, teachers
+from experiments import corrector_files, launch, planner_flags, sharded, teachers
 from experiments.collecting import collect_round, finish, mean_return
+from specmpc_jax import processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
@@ -64,7 +65,8 @@ def main() -> None:
     for size in sizes:
         path = str(teachers.find(teachers.MODEL_DIR.value, task, size).path)
         agent = planner_flags.apply(teachers.load(path, task, size), PLAN_HORIZON.value)
-        if corrector_files.data_path(OUTPUT.value, agent.config.model_size).exists():
+        there = corrector_files.data_path(OUTPUT.value, agent.config.model_size).exists()
+        if processes.from_first(there):
             print(f"{size}M is complete, skipped")
             continue
         _collect(agent, task)
@@ -72,11 +74,13 @@ def main() -> None:
 
 def _collect(agent: Agent, task: str) -> None:
     path = corrector_files.data_path(OUTPUT.value, agent.config.model_size)
-    earlier = _earlier(path)
-    round_number = 0 if earlier is None else int(earlier["round"].max()) + 1
+    earlier = _earlier(path) if processes.is_first() else None
+    # Of several processes the first one knows the files.
+    before = (0, 0) if earlier is None else (int(earlier["round"].max()) + 1, earlier.num_episodes)
+    round_number, episodes_before = processes.from_first(before)
     corrector = Corrector.load(CORRECTOR.value) if CORRECTOR.value else None
     controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=task)
-    first = ENV_SEED.value + (0 if earlier is None else earlier.num_episodes)
+    first = ENV_SEED.value + episodes_before
     seeds = range(first, first + EPISODES.value)
     metadata = {
         "teacher": agent.fingerprint,
@@ -88,7 +92,18 @@ def _collect(agent: Agent, task: str) -> None:
         "follow": FOLLOW.value,
         "corrector": corrector.fingerprint if corrector else None,
     }
-    data = collect_round(controller, task, seeds, NUM_ENVS.value, metadata, round_number, path)
+    data = collect_round(
+        controller,
+        task,
+        seeds,
+        NUM_ENVS.value,
+        metadata,
+        round_number,
+        path,
+        sharded.devices(),
+    )
+    if not processes.is_first():
+        return
     returned = mean_return(data)
     data = join([data] if earlier is None else [earlier, data])
     record = {**data.metadata, "provenance": launch.provenance()}
@@ -112,4 +127,4 @@ def _earlier(path: Path) -> CorrectorDataset | None:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    sharded.run(main)

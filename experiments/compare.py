@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments import launch, planner_flags
-from specmpc_jax import files
+from specmpc_jax import files, processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.envs import registry
@@ -63,6 +65,8 @@ class Results:
         """Stores one complete variant."""
         self.summary.append(summary)
         self.episodes.extend(episodes)
+        if not processes.is_first():
+            return
         files.write_csv(self.episodes_path, self.episodes, EPISODE_COLUMNS)
         files.write_csv(self.summary_path, self.summary, SUMMARY_COLUMNS)
         record = {"run": self.run, "provenance": launch.provenance()}
@@ -97,6 +101,7 @@ def compare(
     settings: EvaluationSettings,
     results: Results,
     follow: str = "elite",
+    devices: Sequence[jax.Device] = (),
 ) -> None:
     """Evaluates variants of one teacher that are not in the results yet.
 
@@ -108,6 +113,7 @@ def compare(
       settings: task, seeds and lanes, the same for all variants.
       results: gets one row a variant, as soon as it is complete.
       follow: what blocks execute.
+      devices: see `evaluate_controller`.
     """
     # All controllers are built first: a missing corrector shows before hours of work.
     controllers = [
@@ -125,10 +131,12 @@ def compare(
             "corrector": variant.corrector or "none",
             "seed": launch.SEED.value,
         }
-        if results.complete(identity):
+        if processes.from_first(results.complete(identity)):
             continue
         with Progress(steps, variant.name, unit="step", quiet=launch.QUIET.value) as progress:
-            rollouts = evaluate_controller(controller, settings, launch.key(), progress.advance)
+            rollouts = evaluate_controller(
+                controller, settings, launch.key(), progress.advance, devices
+            )
         rows = episode_rows(identity, rollouts.episodes)
         baseline = results.baseline(identity)
         if variant.name == BASELINE:

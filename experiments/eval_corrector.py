@@ -3,7 +3,8 @@
     python -m experiments.eval_corrector --task=walker-walk \\
         --checkpoint=bundled:walker-walk-1m --corrector_dir=correctors --episodes=10
 
-With --trace it also writes pages that show an episode step by step, into `traces`
+With --devices=N the episodes are shared out over N devices; they are the same ones. With
+--trace it also writes pages that show an episode step by step, into `traces`
 beside the results.
 """
 
@@ -12,8 +13,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, launch, planner_flags, tables, teachers, tracing
+from experiments import corrector_files, planner_flags, sharded, tables, teachers, tracing
 from experiments.compare import Results, compare, run_settings, table
+from specmpc_jax import processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.corrector import Corrector
@@ -54,6 +56,7 @@ def main() -> None:
     traced = tracing.chosen(variants)
     agents = [planner_flags.apply(agent, PLAN_HORIZON.value) for agent in _agents(task)]
     found = [_correctors(agent, variants) for agent in agents]
+    devices = sharded.devices()
     seeds = tuple(range(ENV_SEED.value, ENV_SEED.value + EPISODES.value))
     settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
     path = RESULTS.value or f"results/{task}/summary.csv"
@@ -62,10 +65,14 @@ def main() -> None:
     written: list[Path] = []
     for agent, correctors in zip(agents, found, strict=True):
         model_id = f"{task}-{corrector_files.size_name(agent.config.model_size)}"
-        compare(agent, model_id, variants, correctors, settings, results, FOLLOW.value)
+        compare(agent, model_id, variants, correctors, settings, results, FOLLOW.value, devices)
+        if not processes.is_first():
+            continue
         written += tracing.trace(
             agent, model_id, traced, correctors, task, seeds[0], FOLLOW.value, traces
         )
+    if not processes.is_first():
+        return
     print(tables.format_text(table(results)))
     print(f"wrote {results.summary_path} and {results.episodes_path}")
     for page in written:
@@ -94,4 +101,4 @@ def _correctors(agent: Agent, variants: Sequence[variant_names.Variant]) -> dict
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    sharded.run(main)

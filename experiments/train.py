@@ -123,15 +123,20 @@ def main() -> None:
             online.Lanes(lanes, evaluation_lanes),
             resume=RESUME.value,
             record={"flags": launch.flag_values(), "provenance": launch.provenance()},
-            further_writers=_further_writers(directory),
+            further_writers=further_writers(directory),
             quiet=launch.QUIET.value,
         )
     best = "-" if end.best_reward is None else f"{end.best_reward:.1f}"
     print(f"done; best evaluation return {best}; wrote {directory.path}")
 
 
-def make_settings(spec: EnvironmentSpec) -> online.Settings:
-    """All configurations, from the flags and the environment's facts."""
+def make_settings(spec: EnvironmentSpec, num_replays: int = 1) -> online.Settings:
+    """All configurations, from the flags and the environment's facts.
+
+    Args:
+      spec: the environment's facts.
+      num_replays: replay buffers that share the memory of --buffer_gb.
+    """
     values = flags.FLAGS.flag_values_dict()
     sizes = {}
     if spec.observation == "rgb":
@@ -158,7 +163,7 @@ def make_settings(spec: EnvironmentSpec) -> online.Settings:
     train = TrainConfig(**{name: values[name] for name in _TRAIN})
     dtype = "uint8" if spec.observation == "rgb" else "float32"
     rows = rows_for_bytes(
-        int(1e9 * BUFFER_GB.value), spec.observation_shape, spec.action_dim, dtype
+        int(1e9 * BUFFER_GB.value / num_replays), spec.observation_shape, spec.action_dim, dtype
     )
     return online.Settings(
         model=model,
@@ -173,7 +178,7 @@ def make_settings(spec: EnvironmentSpec) -> online.Settings:
     )
 
 
-def _further_writers(directory: RunDirectory) -> online.WriterFactory | None:
+def further_writers(directory: RunDirectory) -> online.WriterFactory | None:
     """TensorBoard and wandb, as far as they are asked for."""
     if not TENSORBOARD.value and not WANDB.value:
         return None

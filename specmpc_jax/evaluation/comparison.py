@@ -4,11 +4,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs import registry
+from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes
+from specmpc_jax.evaluation.sharding import run_sharded
 from specmpc_jax.evaluation.statistics import (
     paired_difference,
     summarise_latency,
@@ -83,22 +86,36 @@ def evaluate_controller(
     settings: EvaluationSettings,
     key: Array,
     advance: Callable[[int], None] | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> Rollouts:
     """Runs one variant over all environment seeds.
 
     Latencies are those of single-environment control: measured in the episodes
-    themselves with one lane, in a separate shorter run with several.
+    themselves with one lane on one device, in a separate shorter run otherwise.
 
     Args:
       controller: what acts.
       settings: task, seeds and lanes.
       key: not consumed, see `run_episodes`.
       advance: called with the number of agent steps just done.
+      devices: this process's share of those that share the episodes; none for JAX's default
+        one alone. Episodes are the same either way.
     """
     lanes = min(settings.num_envs, len(settings.env_seeds))
-    with registry.make_batch(settings.task, lanes) as environments:
-        result = run_episodes(controller, environments, settings.env_seeds, key, advance=advance)
-    if lanes > 1:
+    shared = len(devices) > 1 or jax.process_count() > 1
+    if shared:
+
+        def make_lanes() -> EnvironmentBatch:
+            return registry.make_batch(settings.task, lanes)
+
+        seeds = settings.env_seeds
+        result = run_sharded(controller, make_lanes, lanes, seeds, key, devices, advance)
+    else:
+        with registry.make_batch(settings.task, lanes) as environments:
+            result = run_episodes(
+                controller, environments, settings.env_seeds, key, advance=advance
+            )
+    if lanes > 1 or shared:
         with registry.make_batch(settings.task, 1) as environment:
             timed = run_episodes(
                 controller,

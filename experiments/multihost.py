@@ -47,6 +47,8 @@ NATIVE_OUTPUT = flags.DEFINE_boolean(
 # Set in a supervised process: file descriptors of its leash and of the real stderr.
 _SUPERVISED = "SPECMPC_SUPERVISED"
 _KEPT_LINES = 200
+# What a child says to its supervisor on the way of native output.
+_JOINED = "specmpc: joined the job"
 # What JAX says before it aborts over another process.
 _JAX_ABORTS = "distributed service"
 _LOST = (
@@ -139,6 +141,7 @@ def _join(place: Job) -> None:
             f"process {place.process_id} of {place.num_processes} could not join the job at "
             f"{place.coordinator or 'the address that SLURM gives'}: {error}"
         )
+    os.write(2, f"{_JOINED}\n".encode())
 
 
 def _guarded(main: Callable[[], None]) -> None:
@@ -190,7 +193,13 @@ def _supervise() -> NoReturn:
     if status == -signal.SIGABRT and (
         NATIVE_OUTPUT.value or any(_JAX_ABORTS in line for line in lines)
     ):
-        _end(_LOST)
+        if NATIVE_OUTPUT.value or any(_JOINED in line for line in lines):
+            _end(_LOST)
+        _end(
+            f"not all {job().num_processes} processes came together at "
+            f"{job().coordinator or 'the address that SLURM gives'} within {CONNECT.value} s; is "
+            "process 0 there, and its port open?"
+        )
     if status not in (0, 1):
         sys.stderr.writelines(lines)
     sys.stdout.flush()
@@ -199,7 +208,12 @@ def _supervise() -> NoReturn:
 
 def _keep_lines(descriptor: int, lines: collections.deque[str]) -> None:
     with os.fdopen(descriptor, errors="replace") as stream:
-        lines.extend(stream)
+        for line in stream:
+            # The one line that is never dropped for newer ones.
+            joined = next((old for old in lines if _JOINED in old), None)
+            lines.append(line)
+            if joined and joined not in lines:
+                lines[0] = joined
 
 
 def _hold_leash() -> None:

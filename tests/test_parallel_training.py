@@ -37,6 +37,18 @@ class Slow(PointMass):
         return super().step(action)
 
 
+class Stuck(PointMass):
+    """Takes long over each step."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        return super().step(action)
+
+
 class Broken(PointMass):
     """Fails in one of several ways."""
 
@@ -190,6 +202,19 @@ def test_a_slow_environment_holds_up_nobody_else(lockstep):
     else:
         assert steps.max() > 3 * steps.min()
         assert all(len(e.reward) == EPISODE_LENGTH for _, e in collector.take_episodes())
+
+
+def test_nobody_waits_for_a_slow_environment_while_another_one_is_ready():
+    with EnvironmentWorkers(functools.partial(Stuck, 3.0), PointMass.spec, 2) as workers:
+        collector = ParallelCollector(
+            workers, range(2), 0, [LaneRecord()] * 2, episodic=False, lockstep=False
+        )
+        collector.settle()
+        collector.step(np.zeros((2, 1)), np.array([True, False]))
+        begin = time.monotonic()
+        for _ in range(3):
+            np.testing.assert_array_equal(collector.wait(), [False, True])
+        assert time.monotonic() - begin < 1.5
 
 
 @pytest.mark.parametrize(

@@ -91,11 +91,12 @@ class EnvironmentWorkers:
         """Tells a lane to execute an action `[A]`, as `Environment.step`."""
         self._send(lane, ("step", np.asarray(action)))
 
-    def receive(self, *, everyone: bool) -> list[Reply]:
+    def receive(self, *, everyone: bool = False, wait: bool = True) -> list[Reply]:
         """Waits for answers.
 
         Args:
           everyone: wait for all pending lanes; else for one at least.
+          wait: False only takes what is there already.
 
         Returns:
           Answers by ascending lane; none if nothing is pending.
@@ -106,8 +107,10 @@ class EnvironmentWorkers:
         replies: list[Reply] = []
         while self._pending and (everyone or not replies):
             lanes = {self._pipes[lane]: lane for lane in self._pending}
-            for pipe in connection.wait(list(lanes)):
-                replies.append(self._reply(lanes[pipe]))
+            answering = connection.wait(list(lanes), None if wait else 0)
+            replies += [self._reply(lanes[pipe]) for pipe in answering]
+            if not wait and not answering:
+                break
         return sorted(replies, key=lambda reply: reply.lane)
 
     def close(self) -> None:

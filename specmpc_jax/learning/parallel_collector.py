@@ -72,12 +72,16 @@ class ParallelCollector:
         Returns:
           Which ones do, `[B]` bool; `observation` and `first` say where they stand.
         """
+        if self._lockstep:
+            self.settle()
+            return np.ones(len(self._workers), bool)
         while True:
-            for reply in self._workers.receive(everyone=self._lockstep):
+            pending = self._workers.pending
+            for reply in self._workers.receive(wait=len(pending) == len(self._workers)):
                 self._take(reply)
             idle = np.ones(len(self._workers), bool)
             idle[list(self._workers.pending)] = False
-            if idle.all() or (idle.any() and not self._lockstep):
+            if idle.any():
                 return idle
 
     def step(self, action: np.ndarray, chosen: np.ndarray) -> None:

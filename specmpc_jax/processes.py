@@ -1,7 +1,7 @@
 """What the processes of one job tell each other; with a single process, nothing.
 
-All functions but the last two are collective: every process has to call them, in the same
-order. Values travel by the devices' own network.
+All functions that hand values on, and `barrier`, are collective: every process has to call
+them, in the same order. Values travel by the devices' own network.
 """
 
 import io

@@ -1,5 +1,6 @@
 """Where a process finds its place in a job, and the script that starts one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -114,3 +115,18 @@ def test_bytes_of_gradients():
     dynamics = normed(134, 384) + normed(384, 384) + normed(384, 128)
     count = encoder + dynamics + 3 * head(134, 101) + head(128, 12)
     assert benchmark_parallel.gradient_bytes(WorldModel(config)) == 4 * count
+
+
+@pytest.mark.slow
+def test_benchmark_of_updates_over_devices(tmp_path):
+    command = [
+        *(sys.executable, "-m", "experiments.benchmark_parallel", "--device=cpu", "--quiet"),
+        *("--world_sizes=1,2", "--sync_freqs=1,2", "--batch_size=4", "--repeats=2"),
+        f"--output={tmp_path}",
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "parallel.json").read_text())["rows"]
+    assert [row["effective_batch"] for row in rows] == [4, 8, 8, 16]
+    assert all(row["update_ms"] >= row["best_ms"] > 0 for row in rows)
+    assert [row["sent_mb"] / row["gradient_mb"] for row in rows] == [0, 0, 1, 1]

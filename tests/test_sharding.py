@@ -1,6 +1,7 @@
 """Episodes shared out over devices are the episodes that one device runs."""
 
 import csv
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,27 @@ def test_eval_corrector_on_eight_devices(tmp_path):
         with path.with_name("episodes.csv").open(newline="") as file:
             rows.append(list(csv.DictReader(file)))
     assert len(rows[0]) == 27 and rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_the_episodes_of_one(tmp_path):
+    pytest.importorskip("dm_control")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"--coordinator_address=127.0.0.1:{probe.getsockname()[1]}"
+    command = [
+        *(sys.executable, "-m", "experiments.eval_corrector", "--task=walker-walk"),
+        *("--checkpoint=bundled:walker-walk-1m", "--episodes=3", "--variants=policy"),
+        *("--device=cpu", "--quiet"),
+    ]
+    job = [address, "--num_processes=2", "--devices=2"]
+    places = [[], [*job, "--process_id=0"], [*job, "--process_id=1"]]
+    paths = [tmp_path / str(number) / "summary.csv" for number in range(3)]
+    running = [
+        subprocess.Popen([*command, *place, f"--results_csv={path}"], cwd=ROOT)
+        for place, path in zip(places, paths, strict=True)
+    ]
+    assert [process.wait(timeout=400) for process in running] == [0, 0, 0]
+    alone, first, second = (path.with_name("episodes.csv") for path in paths)
+    assert alone.read_text() == first.read_text() and alone.read_text().count("\n") == 4
+    assert not second.exists()

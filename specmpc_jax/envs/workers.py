@@ -50,8 +50,8 @@ class EnvironmentWorkers:
         if num_lanes < 1:
             raise UserError(f"num_envs is {num_lanes}; it must be at least 1")
         self.spec = spec
-        # Forks of a small server that has imported everything start at once; forks of this
-        # process, whose JAX has threads, could deadlock.
+        # Forks of this process, whose JAX has threads, could deadlock; those of a small server
+        # cannot. It imports no simulator, which may open a display that no fork survives.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if context.get_start_method() == "forkserver":

@@ -77,15 +77,9 @@ def test_a_process_that_is_alone_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("walker-walk", "5"), "--device=cuda --world_size=8 --sync_freq=1"),
-        (
-            ("walker-walk", "5", "2", "--seed=3"),
-            "--device=cuda --world_size=2 --sync_freq=1 --seed=3",
-        ),
-        (
-            ("walker-walk", "5", "2", "4", "--device=cpu"),
-            "--world_size=2 --sync_freq=4 --device=cpu",
-        ),
+        ("", "--device=cuda --world_size=8 --sync_freq=1"),
+        ("2 --seed=3", "--device=cuda --world_size=2 --sync_freq=1 --seed=3"),
+        ("2 4 --device=cpu", "--world_size=2 --sync_freq=4 --device=cpu"),
     ],
 )
 def test_the_script_passes_its_arguments_on(tmp_path, arguments, expected):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from experiments import (
@@ -20,11 +21,13 @@ from experiments import (
     corrector_training,
     launch,
     planner_flags,
+    sharded,
     tables,
     teachers,
 )
 from experiments.collecting import collect_round, finish, mean_return, part_path
 from experiments.dagger import Aggregation, aggregate
+from specmpc_jax import processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
@@ -98,9 +101,9 @@ def main() -> None:
     for size in sizes:
         path = str(teachers.find(teachers.MODEL_DIR.value, task, size).path)
         agent = planner_flags.apply(teachers.load(path, task, size), PLAN_HORIZON.value)
-        complete = corrector_files.data_path(OUTPUT.value, agent.config.model_size).exists()
+        there = corrector_files.data_path(OUTPUT.value, agent.config.model_size).exists()
         # Aggregation finds out by itself which of its rounds are there.
-        if complete and not DAGGER_ROUNDS.value:
+        if processes.from_first(there) and not DAGGER_ROUNDS.value:
             print(f"{size}M is complete, skipped")
             continue
         collect(agent, task)
@@ -114,6 +117,8 @@ def _check_flags() -> None:
             "--corrector adds one round by hand and --dagger_rounds trains its own correctors: "
             "give one of them"
         )
+    if DAGGER_ROUNDS.value and (jax.process_count() > 1 or (sharded.DEVICES.value or 1) > 1):
+        raise UserError("--dagger_rounds runs on one device: leave --devices out")
     if DAGGER_ROUNDS.value and len(teachers.tasks_named(teachers.TASK.value)) > 1:
         raise UserError(
             f"--dagger_rounds takes one task; --task={teachers.TASK.value} is a set: add rounds "
@@ -123,10 +128,12 @@ def _check_flags() -> None:
 
 def _collect(agent: Agent, task: str) -> None:
     path = corrector_files.data_path(OUTPUT.value, agent.config.model_size)
-    earlier = _earlier(path)
-    round_number = 0 if earlier is None else int(earlier["round"].max()) + 1
+    earlier = _earlier(path) if processes.is_first() else None
+    # Of several processes the first one knows the files.
+    before = (0, 0) if earlier is None else (int(earlier["round"].max()) + 1, earlier.num_episodes)
+    round_number, episodes_before = processes.from_first(before)
     corrector = Corrector.load(CORRECTOR.value) if CORRECTOR.value else None
-    first = ENV_SEED.value + (0 if earlier is None else earlier.num_episodes)
+    first = ENV_SEED.value + episodes_before
     seeds = range(first, first + EPISODES.value)
     metadata = {
         **_settings(agent, task),
@@ -135,6 +142,8 @@ def _collect(agent: Agent, task: str) -> None:
     }
     names = teachers.tasks_named(task)
     data = _collect_tasks(agent, names, corrector, seeds, metadata, path)
+    if data is None:
+        return
     data.metadata["task"] = task
     returned = mean_return(data)
     data = join([data] if earlier is None else [earlier, data])
@@ -191,8 +200,11 @@ def _collect_tasks(
     seeds: Sequence[int],
     metadata: Mapping[str, Any],
     path: Path,
-) -> CorrectorDataset:
-    """Collects one round on each task; of several, those that are complete are kept."""
+) -> CorrectorDataset | None:
+    """Collects one round on each task; of several, those that are complete are kept.
+
+    The first process has all data, the others None.
+    """
     for name in names:
         spec_for(agent.config, name)  # what cannot be made shows before hours of work
     parts = []
@@ -200,11 +212,22 @@ def _collect_tasks(
         controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=name)
         part = path if len(names) == 1 else part_path(path, name)
         own = {**metadata, "task": name}
-        data = collect_round(controller, name, seeds, NUM_ENVS.value, own, metadata["round"], part)
+        data = collect_round(
+            controller,
+            name,
+            seeds,
+            NUM_ENVS.value,
+            own,
+            metadata["round"],
+            part,
+            sharded.devices(),
+        )
+        if not processes.is_first():
+            continue
         if len(names) > 1:
             finish(data, part)
         parts.append(data)
-    return join(parts)
+    return join(parts) if processes.is_first() else None
 
 
 def _earlier(path: Path) -> CorrectorDataset | None:
@@ -220,4 +243,4 @@ def _earlier(path: Path) -> CorrectorDataset | None:
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    sharded.run(main)

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from experiments import launch
-from specmpc_jax import files
+from specmpc_jax import files, processes
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.collection import collect
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
-from specmpc_jax.envs.multitask import make_batch_for
+from specmpc_jax.envs.multitask import make_batch_for, spec_for
+from specmpc_jax.evaluation.sharding import Bench, in_groups, one_at_a_time, over_benches
 from specmpc_jax.progress import Progress
 
 
@@ -24,6 +25,7 @@ def collect_round(
     metadata: Mapping[str, Any],
     round_number: int,
     path: Path,
+    devices: Sequence[jax.Device] = (),
 ) -> CorrectorDataset:
     """Collects one round of corrector data.
 
@@ -35,35 +37,63 @@ def collect_round(
       metadata: all settings; data of other settings are not gone on with.
       round_number: aggregation round, stored with each row.
       path: where the data will lie; finished episodes are kept in
-        `<name>.partial.npz` beside it, which the caller removes with `finish`.
+        `<name>.partial.npz` beside it, which the caller removes with `finish`. Of several
+        processes the first one reads and writes them, and it alone returns all data.
+      devices: this process's share of those that share the episodes; none for JAX's
+        default one. Data are the same either way.
     """
     partial = _partial_path(path)
     metadata = files.to_plain({**metadata, "env_seeds": list(env_seeds), "num_envs": num_envs})
-    data = _kept(path, metadata) or _kept(partial, metadata)
-    done = data.num_episodes if data is not None else 0
+    data = None
+    if processes.is_first():
+        data = _kept(path, metadata) or _kept(partial, metadata)
+    done = processes.from_first(data.num_episodes if data is not None else 0)
     lanes = min(num_envs, len(env_seeds))
-    with make_batch_for(controller.program.model, task, lanes) as environments:
-        length = environments.spec.episode_length
-        with Progress(
-            len(env_seeds) * length,
-            f"collect {task}",
-            unit="step",
-            quiet=launch.QUIET.value,
-            initial=done * length,
-        ) as progress:
-            for start in range(done, len(env_seeds), len(environments)):
-                part, _ = collect(
-                    controller,
-                    environments,
-                    env_seeds[start : start + len(environments)],
-                    jax.random.fold_in(launch.key(round_number), start),
-                    metadata,
-                    round_number,
-                    progress.advance,
-                )
-                data = part if data is None else join([data, part])
+    model = controller.program.model
+    length = spec_for(model, task).episode_length
+    devices = devices or jax.local_devices()[:1]
+
+    with Progress(
+        len(env_seeds) * length,
+        f"collect {task}",
+        unit="step",
+        quiet=launch.QUIET.value,
+        initial=done * length,
+    ) as progress:
+        advance = one_at_a_time(progress.advance)
+
+        def run(bench: Bench, start: int) -> CorrectorDataset:
+            key = jax.random.fold_in(launch.key(round_number), start)
+            seeds = env_seeds[start : start + lanes]
+            return collect(*bench, seeds, key, metadata, round_number, advance)[0]
+
+        # A wave is a group of episodes for every device of every process.
+        starts = range(done, len(env_seeds), lanes)
+        for wave in in_groups(starts, len(devices) * jax.process_count()):
+            own = wave[jax.process_index() :: jax.process_count()]
+            parts = over_benches(
+                run, own, controller, lambda: make_batch_for(model, task, lanes), devices
+            )
+            parts = _from_all(parts, len(wave), metadata)
+            data = join(parts if data is None else [data, *parts])
+            if processes.is_first():
                 data.save(partial)
     return data
+
+
+def _from_all(
+    parts: Sequence[CorrectorDataset], count: int, metadata: Mapping[str, Any]
+) -> list[CorrectorDataset]:
+    """The `count` parts of all processes, which took turns, in order."""
+    names = {f"{n}/{name}": a for n, part in enumerate(parts) for name, a in part.arrays.items()}
+    told = processes.gather_arrays(names)
+    found = []
+    for number in range(count):
+        process, place = number % len(told), number // len(told)
+        prefix = f"{place}/"
+        own = {k.removeprefix(prefix): v for k, v in told[process].items() if k.startswith(prefix)}
+        found.append(CorrectorDataset(own, dict(metadata)))
+    return found
 
 
 def finish(data: CorrectorDataset, path: Path) -> None:

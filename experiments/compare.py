@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments import launch, planner_flags
-from specmpc_jax import files
+from specmpc_jax import files, processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.checkpointing import fingerprint
 from specmpc_jax.config import to_json
@@ -96,6 +97,8 @@ class Results:
         self.episodes.extend(map(_as_text, rows.episodes))
         self.offsets.extend(map(_as_text, rows.offsets))
         self._pair(rows.summary)
+        if not processes.is_first():
+            return
         files.write_csv(self.offsets_path, self.offsets, OFFSET_COLUMNS)
         files.write_csv(self.episodes_path, self.episodes, EPISODE_COLUMNS)
         files.write_csv(self.aggregate_path, aggregate_rows(self.episodes), AGGREGATE_COLUMNS)
@@ -154,6 +157,7 @@ def compare(
     settings: EvaluationSettings,
     results: Results,
     follow: str = "elite",
+    devices: Sequence[jax.Device] = (),
 ) -> None:
     """Evaluates variants of one teacher that are not in the results yet.
 
@@ -165,6 +169,7 @@ def compare(
       settings: task, seeds and lanes, the same for all variants.
       results: gets one row a variant, as soon as it is complete.
       follow: what blocks execute.
+      devices: see `evaluate_controller`.
     """
     # All controllers are built first: a missing corrector shows before hours of work.
     controllers = [
@@ -183,12 +188,12 @@ def compare(
             "seed": launch.SEED.value,
         }
         made_with = _made_with(agent, controller)
-        if results.complete(identity, made_with):
+        if processes.from_first(results.complete(identity, made_with)):
             continue
         recorder = OffsetRecorder()
         with Progress(steps, variant.name, unit="step", quiet=launch.QUIET.value) as progress:
             rollouts = evaluate_controller(
-                controller, settings, launch.key(), progress.advance, recorder.observe
+                controller, settings, launch.key(), progress.advance, recorder, devices
             )
         rows = VariantRows(
             summary_row(identity, rollouts),

@@ -6,7 +6,8 @@
 With a multi-task teacher --task may be one of its tasks, or the set (mt30, mt80) for all:
 then every variant gets a normalised score too.
 
-With --trace it also writes pages that show an episode step by step, into `traces`
+With --devices=N the episodes are shared out over N devices; they are the same ones. With
+--trace it also writes pages that show an episode step by step, into `traces`
 beside the results.
 """
 
@@ -16,8 +17,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, launch, planner_flags, tables, teachers, tracing
+from experiments import corrector_files, planner_flags, sharded, tables, teachers, tracing
 from experiments.compare import Results, compare, score_table, shared_settings, table
+from specmpc_jax import processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.corrector import Corrector
@@ -63,6 +65,7 @@ def main() -> None:
     names = teachers.tasks_named(task)
     for name in names:
         spec_for(agents[0].config, name)  # what cannot be made shows before hours of work
+    devices = sharded.devices()
     seeds = tuple(range(ENV_SEED.value, ENV_SEED.value + EPISODES.value))
     settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
     path = RESULTS.value or f"results/{task}/summary.csv"
@@ -73,10 +76,13 @@ def main() -> None:
         model_id = f"{task}-{corrector_files.size_name(agent.config.model_size)}"
         for name in names:
             own = dataclasses.replace(settings, task=name)
-            compare(agent, model_id, variants, correctors, own, results, FOLLOW.value)
-            written += tracing.trace(
-                agent, model_id, traced, correctors, name, seeds[0], FOLLOW.value, traces
-            )
+            compare(agent, model_id, variants, correctors, own, results, FOLLOW.value, devices)
+            if processes.is_first():
+                written += tracing.trace(
+                    agent, model_id, traced, correctors, name, seeds[0], FOLLOW.value, traces
+                )
+    if not processes.is_first():
+        return
     print(tables.format_text(table(results)))
     if len(names) > 1:
         print(tables.format_text(score_table(results, names)))
@@ -110,4 +116,4 @@ def _correctors(agent: Agent, variants: Sequence[variant_names.Variant]) -> dict
 
 
 if __name__ == "__main__":
-    launch.run(main)
+    sharded.run(main)

@@ -112,7 +112,7 @@ def main() -> None:
             online.Lanes(lanes, evaluation_lanes),
             resume=RESUME.value,
             record={"flags": launch.flag_values(), "provenance": launch.provenance()},
-            further_writers=_further_writers(directory),
+            further_writers=further_writers(directory),
             params=params,
             quiet=launch.QUIET.value,
         )
@@ -152,8 +152,13 @@ def _finetuned(settings: online.Settings, spec: EnvironmentSpec) -> tuple[Params
     return params, dataclasses.replace(settings, model=model)
 
 
-def make_settings(spec: EnvironmentSpec) -> online.Settings:
-    """All configurations, from the flags and the environment's facts."""
+def make_settings(spec: EnvironmentSpec, num_replays: int = 1) -> online.Settings:
+    """All configurations, from the flags and the environment's facts.
+
+    Args:
+      spec: the environment's facts.
+      num_replays: replay buffers that share the memory of --buffer_gb.
+    """
     values = flags.FLAGS.flag_values_dict()
     sizes = {}
     if spec.observation == "rgb":
@@ -180,7 +185,7 @@ def make_settings(spec: EnvironmentSpec) -> online.Settings:
     train = TrainConfig(**{name: values[name] for name in _TRAIN})
     dtype = "uint8" if spec.observation == "rgb" else "float32"
     rows = rows_for_bytes(
-        int(1e9 * BUFFER_GB.value), spec.observation_shape, spec.action_dim, dtype
+        int(1e9 * BUFFER_GB.value / num_replays), spec.observation_shape, spec.action_dim, dtype
     )
     return online.Settings(
         model=model,
@@ -195,7 +200,7 @@ def make_settings(spec: EnvironmentSpec) -> online.Settings:
     )
 
 
-def _further_writers(directory: RunDirectory) -> online.WriterFactory | None:
+def further_writers(directory: RunDirectory) -> online.WriterFactory | None:
     """TensorBoard and wandb, as far as they are asked for."""
     if not TENSORBOARD.value and not WANDB.value:
         return None

@@ -261,6 +261,30 @@ class OfflineConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How a training run is spread over devices.
+
+    `world_size` devices in all processes together; `sync_freq` gradients that a device adds
+    up for one update. With `lockstep` all environments wait for the slowest one, and a run
+    that is killed and resumed takes the course that it would have taken; without, each goes
+    its own pace. `check_freq` is the number of updates between comparisons of all replicas, 0
+    for comparisons at checkpoints only.
+    """
+
+    world_size: int = 1
+    sync_freq: int = 1
+    lockstep: bool = False
+    check_freq: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("world_size", "sync_freq"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.check_freq < 0:
+            raise UserError(f"check_freq is {self.check_freq}; it cannot be negative")
+
+
+@dataclasses.dataclass(frozen=True)
 class SpeculationConfig:
     """How a plan is executed for several steps (see `speculation.executor`).
 

@@ -221,9 +221,12 @@ def warm_up(
 class Controller:
     """Acts in an environment; made by `Agent.controller`."""
 
-    def __init__(self, program: ControlProgram, arrays: ControlArrays):
+    def __init__(
+        self, program: ControlProgram, arrays: ControlArrays, device: jax.Device | None = None
+    ):
         self.program = program
-        self.arrays = arrays
+        self.arrays = arrays if device is None else jax.device_put(arrays, device)
+        self._device = device
 
     def initial_state(self, key: Array, batch_size: int | None = None) -> ExecutorState:
         """State before an episode's first step.
@@ -233,7 +236,13 @@ class Controller:
             and split. `[B]` keys make a batch whose lanes have these keys.
           batch_size: number of environments stepped side by side.
         """
-        return make_initial_state(self.program, key, batch_size)
+        state = make_initial_state(self.program, key, batch_size)
+        # Tied to the device as later states will be, or JAX compiles a second time for those.
+        return state if self._device is None else jax.device_put(state, self._device)
+
+    def on(self, device: jax.Device) -> "Controller":
+        """The same controller with its arrays on a device, which then does the work."""
+        return Controller(self.program, self.arrays, device)
 
     def compile(self, batch_size: int | None = None) -> "Controller":
         """Compiles ahead of time all that an episode needs, so that its first step is not late.

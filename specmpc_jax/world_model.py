@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from specmpc_jax.config import ModelConfig
 from specmpc_jax.networks import encoders, heads
 from specmpc_jax.ops import discrete_regression, distributions, task_embedding
+from specmpc_jax.ops.dropout import Rows
 from specmpc_jax.types import Array, Params, PlanningModel
 
 TASK_EMBEDDING_INIT = 0.02
@@ -159,6 +160,7 @@ class WorldModel:
         target: bool = False,
         members: Array | None = None,
         dropout_key: Array | None = None,
+        rows: Rows | None = None,
     ) -> Array:
         """Logits of the Q ensemble.
 
@@ -170,6 +172,7 @@ class WorldModel:
           target: use the target ensemble.
           members: indices `[M]` of the members to evaluate; None means all.
           dropout_key: switches dropout on and is consumed by it.
+          rows: which rows of a larger batch these are, for dropout.
 
         Returns:
           `[M, ..., num_bins]`.
@@ -183,7 +186,9 @@ class WorldModel:
         def evaluate(member: Array | int, key: Array | None) -> Array:
             own = jax.tree.map(lambda leaf: leaf[member], ensemble)
             rngs = {} if key is None else {"dropout": key}
-            return module.apply({"params": own}, *x, deterministic=key is None, rngs=rngs)
+            return module.apply(
+                {"params": own}, *x, deterministic=key is None, rows=rows, rngs=rngs
+            )
 
         # One after the other, a member's activations stay in a CPU's caches.
         drawn = range(count) if members is None else members

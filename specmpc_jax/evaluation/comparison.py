@@ -4,11 +4,15 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from specmpc_jax.controller import Controller
+from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.envs.multitask import make_batch_for
-from specmpc_jax.evaluation.rollout import Episode, Rollouts, Step, run_episodes, success_rate
+from specmpc_jax.evaluation.offsets import OffsetRecorder
+from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes, success_rate
+from specmpc_jax.evaluation.sharding import run_sharded
 from specmpc_jax.evaluation.statistics import (
     stratified_iqm,
     summarise_latency,
@@ -102,25 +106,37 @@ def evaluate_controller(
     settings: EvaluationSettings,
     key: Array,
     advance: Callable[[int], None] | None = None,
-    observe: Callable[[Step], None] | None = None,
+    recorder: OffsetRecorder | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> Rollouts:
     """Runs one variant over all environment seeds.
 
     Latencies are those of single-environment control: measured in the episodes
-    themselves with one lane, in a separate shorter run with several.
+    themselves with one lane on one device, in a separate shorter run otherwise.
 
     Args:
       controller: what acts.
       settings: task, seeds and lanes.
       key: not consumed, see `run_episodes`.
       advance: called with the number of agent steps just done.
-      observe: called after each step.
+      recorder: told of each step.
+      devices: this process's share of those that share the episodes; none for JAX's default
+        one alone. Episodes are the same either way.
     """
-    lanes = min(settings.num_envs, len(settings.env_seeds))
-    model = controller.program.model
-    with make_batch_for(model, settings.task, lanes) as environments:
-        result = run_episodes(controller, environments, settings.env_seeds, key, observe, advance)
-    if lanes > 1:
+    seeds, model = settings.env_seeds, controller.program.model
+    lanes = min(settings.num_envs, len(seeds))
+    shared = len(devices) > 1 or jax.process_count() > 1
+    if shared:
+
+        def make_lanes() -> EnvironmentBatch:
+            return make_batch_for(model, settings.task, lanes)
+
+        result = run_sharded(controller, make_lanes, lanes, seeds, key, devices, advance, recorder)
+    else:
+        observe = None if recorder is None else recorder.observe
+        with make_batch_for(model, settings.task, lanes) as environments:
+            result = run_episodes(controller, environments, seeds, key, observe, advance)
+    if lanes > 1 or shared:
         with make_batch_for(model, settings.task, 1) as environment:
             timed = run_episodes(
                 controller,

@@ -52,13 +52,22 @@ class OffsetRecorder:
         self._steps.append(row[:, step.active & (decision != Decision.BLOCK_END)])
         self._last = offset
 
+    @property
+    def steps(self) -> np.ndarray:
+        """What was seen, `[4, n]`: offset, mismatch, decision, size of the correction or NaN."""
+        return np.concatenate([np.zeros((4, 0)), *self._steps], axis=1)
+
+    def take(self, steps: np.ndarray) -> None:
+        """Adds the `steps` of a recorder that observed other episodes."""
+        self._steps.append(steps)
+
     def rows(self, identity: dict[str, Any]) -> list[dict[str, Any]]:
         """One row an offset, in `OFFSET_COLUMNS`; `identity` holds the shared fields.
 
         Corrections are mean absolute changes of the planned action, over
         the steps at which it was changed.
         """
-        steps = np.concatenate([np.zeros((4, 0)), *self._steps], axis=1)
+        steps = self.steps
         shared = {name: identity[name] for name in OFFSET_COLUMNS if name in identity}
         return [
             {**shared, "offset": int(k), **_summary(steps[1:, steps[0] == k])}

@@ -5,6 +5,7 @@ import jax
 
 from specmpc_jax.config import ModelConfig
 from specmpc_jax.networks.encoders import SHIFT_PAD
+from specmpc_jax.ops.dropout import Rows
 from specmpc_jax.types import Array
 
 
@@ -29,12 +30,18 @@ class UpdateNoise:
     policy_members: Array  # [2] int, the two Q members of the policy loss
     dropout: Array | None  # [2] keys: model loss, policy loss; None switches dropout off
     shift: Array | None  # [H+1, B, 2] int in 0..6, pixel shifts (columns, rows); None for states
+    rows: Rows | None = None  # which rows of a larger batch these are; None if they are all
 
 
 def draw_noise(key: Array, batch: Batch, config: ModelConfig) -> UpdateNoise:
     """Draws every random number of one update of `batch`; consumes `key`."""
+    return draw_noise_for(key, *batch.action.shape[:2], config)
+
+
+def draw_noise_for(key: Array, steps: int, size: int, config: ModelConfig) -> UpdateNoise:
+    """`draw_noise` for a batch of `size` slices of `steps` steps."""
     target, target_members, policy, policy_members, dropout, shift = jax.random.split(key, 6)
-    steps, size, action_dim = batch.action.shape
+    action_dim = config.action_dim
     pixels = config.observation == "rgb"
     return UpdateNoise(
         target=jax.random.normal(target, (steps, size, action_dim)),

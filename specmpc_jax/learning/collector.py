@@ -9,16 +9,48 @@ from specmpc_jax.errors import UserError
 from specmpc_jax.learning.replay_buffer import Episode
 
 # Streams of `derived_seed`, so that no two uses of a run's seed share numbers.
-TRAINING_EPISODES, RANDOM_ACTIONS, EVALUATION_EPISODES = range(1, 4)
+TRAINING_EPISODES, RANDOM_ACTIONS, EVALUATION_EPISODES, REPLAY = range(1, 5)
 
 
-class _Lane(NamedTuple):
+class RunningEpisode(NamedTuple):
     """The running episode of one environment."""
 
     observation: list[np.ndarray]
     action: list[np.ndarray]
     reward: list[float]
     terminated: list[bool]
+
+    @classmethod
+    def begin(cls, observation: np.ndarray) -> "RunningEpisode":
+        """An episode of no steps."""
+        return cls([observation.copy()], [], [], [])
+
+    def append(
+        self, action: np.ndarray, observation: np.ndarray, reward: float, terminated: bool
+    ) -> None:
+        """Adds one step and where it led."""
+        self.observation.append(observation.copy())
+        self.action.append(np.asarray(action, np.float32))
+        self.reward.append(reward)
+        self.terminated.append(terminated)
+
+    def finish(self, task: str, episodic: bool) -> Episode:
+        """The whole episode.
+
+        Raises:
+          UserError: if it terminated although the run is not episodic.
+        """
+        if self.terminated[-1] and not episodic:
+            raise UserError(
+                f"an episode of {task} terminated after {len(self.reward)} steps; train such a "
+                "task with --episodic"
+            )
+        return Episode(
+            observation=np.stack(self.observation),
+            action=np.stack(self.action),
+            reward=np.asarray(self.reward, np.float32),
+            terminated=np.asarray(self.terminated, np.float32),
+        )
 
 
 class Collector:
@@ -75,34 +107,23 @@ class Collector:
         self.observation, self.first = transition.observation, np.zeros(len(action), bool)
         ended = []
         for lane, running in enumerate(self._running):
-            running.observation.append(self.observation[lane].copy())
-            running.action.append(np.asarray(action[lane], np.float32))
-            running.reward.append(transition.reward[lane])
-            running.terminated.append(transition.terminated[lane])
+            running.append(
+                action[lane],
+                self.observation[lane],
+                transition.reward[lane],
+                transition.terminated[lane],
+            )
             if transition.terminated[lane] or transition.truncated[lane]:
-                ended.append(self._finish(running))
+                ended.append(running.finish(self._environments.spec.task, self._episodic))
                 self._running[lane] = self._begin(lane)
         return ended
 
-    def _begin(self, lane: int) -> _Lane:
+    def _begin(self, lane: int) -> RunningEpisode:
         seed = derived_seed(self._seed, TRAINING_EPISODES, self._episodes_started)
         self._episodes_started += 1
         self.observation[lane] = self._environments.reset_lane(lane, seed)
         self.first[lane] = True
-        return _Lane([self.observation[lane].copy()], [], [], [])
-
-    def _finish(self, running: _Lane) -> Episode:
-        if running.terminated[-1] and not self._episodic:
-            raise UserError(
-                f"an episode of {self._environments.spec.task} terminated after "
-                f"{len(running.reward)} steps; train such a task with --episodic"
-            )
-        return Episode(
-            observation=np.stack(running.observation),
-            action=np.stack(running.action),
-            reward=np.asarray(running.reward, np.float32),
-            terminated=np.asarray(running.terminated, np.float32),
-        )
+        return RunningEpisode.begin(self.observation[lane])
 
 
 def derived_seed(seed: int, stream: int, number: int) -> int:

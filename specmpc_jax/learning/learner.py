@@ -6,6 +6,7 @@ import numpy as np
 from specmpc_jax.config import ModelConfig, TrainConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import train_state
+from specmpc_jax.learning.batch import Batch
 from specmpc_jax.learning.losses import Metrics
 from specmpc_jax.learning.offline_data import OfflineData
 from specmpc_jax.learning.replay_buffer import ReplayBuffer
@@ -82,7 +83,7 @@ class Learner:
     def catch_up_to(self, updates: int) -> None:
         """Makes updates until there are `updates`, as far as they fill whole compiled calls."""
         while updates - self.updates_done >= self._fused:
-            batches = self.replay.sample(self._config.batch_size, self._fused)
+            batches = self._sample()
             # At most one call is in flight: its batch is the only one kept alive, and the
             # next one is drawn while it runs.
             jax.block_until_ready(self._metrics[-1:])
@@ -98,7 +99,7 @@ class Learner:
         """
         if not self._metrics:
             return {}
-        metrics = jax.device_get(self._metrics)
+        metrics = jax.device_get([self._own(each) for each in self._metrics])
         self._metrics = []
         joined = {name: np.concatenate([m[name] for m in metrics]) for name in metrics[0]}
         finite = np.all([np.isfinite(values) for values in joined.values()], axis=0)
@@ -108,3 +109,11 @@ class Learner:
             number = self.updates_done - len(finite) + first + 1
             raise DivergenceError(f"update {number} has no finite {', '.join(wrong)}")
         return {name: float(values.mean()) for name, values in joined.items()}
+
+    def _sample(self) -> Batch:
+        """Batches of one compiled call."""
+        return self.replay.sample(self._config.batch_size, self._fused)
+
+    def _own(self, metrics: Metrics) -> Metrics:
+        """Metrics `[U]` of one compiled call."""
+        return metrics

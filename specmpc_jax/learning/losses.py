@@ -4,6 +4,7 @@ Parameters that a loss differentiates come first and apart from the rest, so
 that what a gradient reaches can be read off a signature.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -89,6 +90,7 @@ def model_loss(
         batch.action,
         task,
         dropout_key=None if noise.dropout is None else noise.dropout[0],
+        rows=noise.rows,
     )
     consistency = jnp.mean(jnp.square(z[1:] - target.latent), axis=(1, 2))
     reward = jnp.mean(soft_cross_entropy(reward_logits, batch.reward, model.config), axis=1)
@@ -122,6 +124,7 @@ def policy_loss(
     scale: Array,
     batch: Batch,
     noise: UpdateNoise,
+    whole: Callable[[Array], Array] = lambda part: part,
 ) -> tuple[Array, PolicyLoss]:
     """Loss of the policy prior: scaled Q and entropy along imagined latents.
 
@@ -135,6 +138,8 @@ def policy_loss(
       scale: the Q scale `[]` before its step.
       batch: only its tasks are used.
       noise: the policy's normals, members and dropout key are used.
+      whole: joins what was computed for the parts of a batch, whose Q values the scale is
+        made of; nothing to join if this is all of it.
 
     Returns:
       The loss `[]` and its by-products.
@@ -149,9 +154,10 @@ def policy_loss(
         batch.task,
         members=noise.policy_members,
         dropout_key=None if noise.dropout is None else noise.dropout[1],
+        rows=noise.rows,
     )
     q = jnp.mean(model.decode(q_logits), axis=0)
-    scale = update_scale(scale, jax.lax.stop_gradient(q[0]), config.tau)
+    scale = update_scale(scale, whole(jax.lax.stop_gradient(q[0])), config.tau)
     objective = config.entropy_coef * policy.scaled_entropy + q / scale
     loss = _discounted_mean(-jnp.mean(objective, axis=1), config.rho)
     metrics = {

@@ -194,7 +194,7 @@ class ReplayBuffer:
             raise UserError("a replay buffer is restored before anything is added to it")
         for serial in state["serials"]:
             self._added = serial
-            self.add(_read_npz(_episode_path(Path(directory), serial)))
+            self.add(read_episode(directory, serial))
         self._added = self._written = state["added"]
         self._random.bit_generator.state = state["random"]
 
@@ -247,6 +247,15 @@ def rows_for_bytes(
     """Rows of a replay buffer that take at most `nbytes` bytes of memory."""
     observation = int(np.prod(observation_shape)) * np.dtype(observation_dtype).itemsize
     return nbytes // (observation + 4 * (action_dim + 2))
+
+
+def read_episode(directory: str | Path, serial: int) -> Episode:
+    """Reads one episode that `ReplayBuffer.save` wrote.
+
+    Raises:
+      UserError: if its file is missing or damaged.
+    """
+    return _read_npz(_episode_path(Path(directory), serial))
 
 
 def _episode_path(directory: Path, serial: int) -> Path:

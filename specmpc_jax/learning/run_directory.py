@@ -25,12 +25,8 @@ from specmpc_jax.types import Params
 _STATE = "state_"
 # Settings that a resumed run may set anew: they leave its course as it is.
 _MAY_CHANGE = (
-    "steps",
-    "eval_freq",
-    "eval_episodes",
-    "checkpoint_freq",
-    "video_freq",
-    "log_freq",
+    *("steps", "eval_freq", "eval_episodes", "checkpoint_freq", "video_freq", "log_freq"),
+    *("world_size", "check_freq"),
 )
 
 
@@ -54,8 +50,8 @@ class RunDirectory:
         self.videos = self.path / "videos"
         self.last_model = self.path / "checkpoints" / "last"
         self.best_model = self.path / "checkpoints" / "best"
-        self._states = self.path / "checkpoints" / "state"
-        self._replay = self._states / "replay"
+        self.states = self.path / "checkpoints" / "state"
+        self._replay = self.states / "replay"
 
     def start(self, settings: dict[str, Any], record: dict[str, Any], resume: bool) -> bool:
         """Claims the directory for a run and writes config.json.
@@ -96,16 +92,10 @@ class RunDirectory:
         Killed at any moment, the directory still holds this state or the last one.
         """
         kept = None if replay is None else replay.save(self._replay)
-        record = {"position": position._asdict(), "replay": kept}
-        path = self._states / f"{_STATE}{position.agent_steps:012d}"
-        checkpointing.save_tree(path, _without_typed_keys(state), record, overwrite=True)
+        self.commit(state, {"replay": kept}, position)
         if replay is not None:
             replay.prune(self._replay)
-        for older in self._states.glob(f"{_STATE}*"):
-            if older != path:
-                shutil.rmtree(older)
-        metadata = {"agent_steps": position.agent_steps}
-        checkpointing.save_model(self.last_model, state.params, model, metadata, overwrite=True)
+        self.save_last(state.params, model, position)
 
     def restore(
         self, state: TrainState, replay: ReplayBuffer | None
@@ -119,16 +109,43 @@ class RunDirectory:
         Raises:
           UserError: if there is none, or it does not fit.
         """
+        record = self.newest_record()
+        if replay is not None:
+            replay.restore(self._replay, record["replay"])
+        return self.read_state(state), Position(**record["position"])
+
+    def commit(self, state: TrainState, record: dict[str, Any], position: Position) -> None:
+        """Stores a state with its record, and drops older ones."""
+        path = self.states / f"{_STATE}{position.agent_steps:012d}"
+        record = {"position": position._asdict(), **record}
+        checkpointing.save_tree(path, _without_typed_keys(state), record, overwrite=True)
+        for older in self.states.glob(f"{_STATE}*"):
+            if older != path:
+                shutil.rmtree(older)
+
+    def save_last(self, params: Params, model: ModelConfig, position: Position) -> None:
+        """Stores the newest world model, for use."""
+        metadata = {"agent_steps": position.agent_steps}
+        checkpointing.save_model(self.last_model, params, model, metadata, overwrite=True)
+
+    def newest_record(self) -> dict[str, Any]:
+        """The record of the newest state.
+
+        Raises:
+          UserError: if there is none.
+        """
         path = self.newest_state()
         if path is None:
             raise UserError(f"{self.path} holds no state to resume from")
-        record = checkpointing.load_metadata(path)
-        if replay is not None:
-            replay.restore(self._replay, record["replay"])
+        return checkpointing.load_metadata(path)
+
+    def read_state(self, state: TrainState) -> TrainState:
+        """The newest state, which has to have the shapes of `state`."""
+        path = files.existing_path(self.newest_state() or self.states)
         found = checkpointing.load_tree(path, _without_typed_keys(state))
         found = jax.tree.map(jax.numpy.asarray, found)
         key = jax.random.wrap_key_data(found.key, impl=jax.random.key_impl(state.key))
-        return found.replace(key=key), Position(**record["position"])
+        return found.replace(key=key)
 
     def save_best(
         self, params: Params, model: ModelConfig, agent_steps: int, reward: float
@@ -139,12 +156,12 @@ class RunDirectory:
 
     def _remove_scraps(self) -> None:
         """Removes half-written files of a killed run; all have hidden names."""
-        for scrap in (*self._states.glob(".*"), *self._replay.glob(".*")):
+        for scrap in (*self.states.glob(".*"), *self._replay.glob(".*")):
             shutil.rmtree(scrap) if scrap.is_dir() else scrap.unlink()
 
     def newest_state(self) -> Path | None:
         """Directory of the newest complete state; None before the first one."""
-        return max(self._states.glob(f"{_STATE}*"), default=None)
+        return max(self.states.glob(f"{_STATE}*"), default=None)
 
 
 def _without_typed_keys(state: TrainState) -> TrainState:

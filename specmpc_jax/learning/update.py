@@ -39,12 +39,16 @@ def update(
     Returns:
       The next state and scalar metrics; gradient norms are those before clipping.
     """
-    state, latents, model_metrics = _update_model(state, batch, noise, model, config)
-    state, policy_metrics = _update_policy(state, latents, batch, noise, model, config)
-    params = state.params
-    target_q = optax.incremental_update(params["q"], params["target_q"], config.tau)
-    state = state.replace(params={**params, "target_q": target_q}, updates=state.updates + 1)
-    return state, model_metrics | policy_metrics
+    state = bind_embedding(state, batch.task)
+    gradients, loss = model_gradients(state.params, batch, noise, model=model, config=config)
+    state, norm = step_model(state, gradients, config)
+    state = bind_embedding(state, batch.task)
+    policy_gradients, policy = policy_gradients_of(
+        state, loss.latents, batch, noise, model=model, config=config
+    )
+    state, policy_norm = step_policy(state, policy_gradients, policy.scale, config)
+    norms = {"gradient_norm": norm, "policy_gradient_norm": policy_norm}
+    return finish(state, config), loss.metrics | policy.metrics | norms
 
 
 def update_many(
@@ -86,57 +90,82 @@ def clip_by_norm(gradients: Params, maximum: float) -> tuple[Params, Array]:
     return jax.tree.map(lambda leaf: factor * leaf, gradients), norm
 
 
-def _update_model(
-    state: TrainState, batch: Batch, noise: UpdateNoise, model: WorldModel, config: TrainConfig
-) -> tuple[TrainState, Array, Metrics]:
-    params = _bound_embedding(state.params, batch.task)
+def model_gradients(
+    params: Params, batch: Batch, noise: UpdateNoise, *, model: WorldModel, config: TrainConfig
+) -> tuple[Params, losses.ModelLoss]:
+    """Gradients of the model loss, and its by-products."""
     target = losses.targets(model, params, batch, noise)
-    trainable = train_state.in_model_loss(params)
-    gradients, loss = jax.grad(losses.model_loss, has_aux=True)(
-        trainable, model, config, batch, noise, target
+    return jax.grad(losses.model_loss, has_aux=True)(
+        train_state.in_model_loss(params), model, config, batch, noise, target
     )
-    if state.embedding_gradient is not None:
-        total = gradients["task_embedding"] + state.embedding_gradient
-        gradients = {**gradients, "task_embedding": total}
-    gradients, norm = clip_by_norm(gradients, config.grad_clip_norm)
-    steps, optimizer = train_state.model_optimizer(config).update(gradients, state.model_optimizer)
-    params = {**params, **optax.apply_updates(trainable, steps)}
-    metrics = {**loss.metrics, "gradient_norm": norm}
-    return state.replace(params=params, model_optimizer=optimizer), loss.latents, metrics
 
 
-def _update_policy(
+def policy_gradients_of(
     state: TrainState,
     latents: Array,
     batch: Batch,
     noise: UpdateNoise,
+    *,
     model: WorldModel,
     config: TrainConfig,
-) -> tuple[TrainState, Metrics]:
-    params = _bound_embedding(state.params, batch.task)
+) -> tuple[Params, losses.PolicyLoss]:
+    """Gradients of the policy loss, and its by-products; `latents` as in `policy_loss`."""
+    return jax.grad(losses.policy_loss, has_aux=True)(
+        policy_trainable(state), model, config, state.params, latents, state.scale, batch, noise
+    )
+
+
+def policy_trainable(state: TrainState) -> Params:
+    """The parameters by which the policy loss is differentiated."""
     leaks = state.embedding_gradient is not None
-    trainable = {name: params[name] for name in ("policy", *(("task_embedding",) * leaks))}
-    gradients, loss = jax.grad(losses.policy_loss, has_aux=True)(
-        trainable, model, config, params, latents, state.scale, batch, noise
-    )
-    policy_gradient, norm = clip_by_norm(gradients["policy"], config.grad_clip_norm)
-    steps, optimizer = train_state.policy_optimizer(config).update(
-        policy_gradient, state.policy_optimizer
-    )
-    params = {**params, "policy": optax.apply_updates(params["policy"], steps)}
+    return {name: state.params[name] for name in ("policy", *(("task_embedding",) * leaks))}
+
+
+def step_model(
+    state: TrainState, gradients: Params, config: TrainConfig
+) -> tuple[TrainState, Array]:
+    """Applies gradients of the model loss; returns also their norm `[]` before clipping."""
+    if state.embedding_gradient is not None:
+        total = gradients["task_embedding"] + state.embedding_gradient
+        gradients = {**gradients, "task_embedding": total}
+    gradients, norm = clip_by_norm(gradients, config.grad_clip_norm)
+    trainable = train_state.in_model_loss(state.params)
+    steps, optimizer = train_state.model_optimizer(config).update(gradients, state.model_optimizer)
+    params = {**state.params, **optax.apply_updates(trainable, steps)}
+    return state.replace(params=params, model_optimizer=optimizer), norm
+
+
+def step_policy(
+    state: TrainState, gradients: Params, scale: Array, config: TrainConfig
+) -> tuple[TrainState, Array]:
+    """Applies gradients of the policy loss and stores the Q scale that it used.
+
+    Returns:
+      The next state and the norm `[]` of the policy's gradients before clipping.
+    """
+    clipped, norm = clip_by_norm(gradients["policy"], config.grad_clip_norm)
+    steps, optimizer = train_state.policy_optimizer(config).update(clipped, state.policy_optimizer)
+    policy = optax.apply_updates(state.params["policy"], steps)
     state = state.replace(
-        params=params,
+        params={**state.params, "policy": policy},
         policy_optimizer=optimizer,
-        scale=loss.scale,
+        scale=scale,
         embedding_gradient=gradients.get("task_embedding"),
     )
-    return state, {**loss.metrics, "policy_gradient_norm": norm}
+    return state, norm
 
 
-def _bound_embedding(params: Params, task: Array | None) -> Params:
-    """Stores the rescaled embedding rows of the batch's tasks, as the official lookup does."""
+def finish(state: TrainState, config: TrainConfig) -> TrainState:
+    """Moves the target ensemble and counts the update."""
+    params = state.params
+    target_q = optax.incremental_update(params["q"], params["target_q"], config.tau)
+    return state.replace(params={**params, "target_q": target_q}, updates=state.updates + 1)
+
+
+def bind_embedding(state: TrainState, task: Array | None) -> TrainState:
+    """Stores the rescaled embedding rows of a batch's tasks, as the official lookup does."""
     if task is None:
-        return params
-    table = params["task_embedding"]
+        return state
+    table = state.params["task_embedding"]
     table = table.at[task].set(task_embedding.look_up(table, task))
-    return {**params, "task_embedding": table}
+    return state.replace(params={**state.params, "task_embedding": table})

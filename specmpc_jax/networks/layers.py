@@ -8,7 +8,7 @@ normed layer and `head/{kernel, bias}` for a plain last one.
 import flax.linen as nn
 
 from specmpc_jax.ops.activations import layer_norm, mish, simnorm
-from specmpc_jax.ops.dropout import dropout
+from specmpc_jax.ops.dropout import Rows, dropout
 from specmpc_jax.ops.linear import affine
 from specmpc_jax.types import Array
 
@@ -36,8 +36,11 @@ class NormedLinear(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, *parts: Array, deterministic: bool) -> Array:
-        """Maps `[..., F] -> [..., features]`; consumes the `dropout` key unless deterministic."""
+    def __call__(self, *parts: Array, deterministic: bool, rows: Rows | None = None) -> Array:
+        """Maps `[..., F] -> [..., features]`; consumes the `dropout` key unless deterministic.
+
+        `rows` tells dropout which part of its batch this is.
+        """
         width = sum(part.shape[-1] for part in parts)
         kernel = self.param("kernel", nn.initializers.normal(0.02), (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -45,7 +48,7 @@ class NormedLinear(nn.Module):
         offset = self.param("offset", nn.initializers.zeros, (self.features,))
         x = affine(parts, kernel, bias)
         if self.dropout and not deterministic:
-            x = dropout(x, self.dropout, self.make_rng("dropout"))
+            x = dropout(x, self.dropout, self.make_rng("dropout"), rows)
         return layer_norm(x, scale, offset)
 
 
@@ -63,15 +66,18 @@ class MLP(nn.Module):
     zero_head: bool = False
 
     @nn.compact
-    def __call__(self, *parts: Array, deterministic: bool = True) -> Array:
+    def __call__(
+        self, *parts: Array, deterministic: bool = True, rows: Rows | None = None
+    ) -> Array:
         """Maps inputs that stand side by side, `[..., F] -> [..., out]`.
 
-        Consumes the `dropout` key unless deterministic.
+        Consumes the `dropout` key unless deterministic; `rows` tells dropout which part of
+        its batch this is.
         """
         x = parts
         for i, width in enumerate(self.hidden):
             layer = NormedLinear(width, self.dropout if i == 0 else 0.0, name=f"layer_{i}")
-            x = (mish(layer(*x, deterministic=deterministic)),)
+            x = (mish(layer(*x, deterministic=deterministic, rows=rows)),)
         if self.simnorm_group:
             last = NormedLinear(self.out, name=f"layer_{len(self.hidden)}")
             return simnorm(last(*x, deterministic=deterministic), self.simnorm_group)

@@ -1,5 +1,7 @@
 """Whole plans against the official planner, with its recorded random numbers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,30 +28,38 @@ def close(case, name, ours, rtol=2e-5):
     np.testing.assert_allclose(ours, expected, rtol=rtol, atol=floor, err_msg=name)
 
 
+@functools.partial(jax.jit, static_argnames=("implementation", "config", "planner"))
+def optimise(implementation, config, planner, params, z, task, warm_start, noise):
+    """`mppi.optimise`, compiled once for all recorded plans of a case."""
+    model = IMPLEMENTATIONS[implementation](config, params, task)
+    return mppi.optimise(model, planner, z, warm_start, noise)
+
+
+@functools.partial(jax.jit, static_argnames=("implementation", "config", "explore"))
+def draw_elite(implementation, config, explore, params, z, task, trace, noise):
+    model = IMPLEMENTATIONS[implementation](config, params, task)
+    return mppi.draw_elite(model, z, trace, noise, explore=explore)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_plans(case, implementation):
+    encode = jax.jit(WorldModel(case.config).encode)
     for index, recorded in enumerate(case.meta["plans"]):
         prefix, arrays = recorded["prefix"], case.arrays
         task = None if recorded["task"] is None else jnp.asarray(recorded["task"])
-        world_model = WorldModel(case.config)
         shift = arrays.get(f"{prefix}shift")
-        z = world_model.encode(
-            case.params,
-            jnp.asarray(arrays[f"{prefix}obs"]),
-            task,
-            None if shift is None else jnp.asarray(shift),
-        )
+        observation = jnp.asarray(arrays[f"{prefix}obs"])
+        z = encode(case.params, observation, task, None if shift is None else jnp.asarray(shift))
         close(case, f"{prefix}z", z)
         previous = jnp.zeros_like(jnp.asarray(arrays[f"{prefix}init_mean"]))
         if not recorded["t0"]:
             previous = jnp.asarray(arrays[f"plan{index - 1}_prev_mean"])
         warm_start = shift_sequence(previous, jnp.asarray(1))
         close(case, f"{prefix}init_mean", warm_start)
-        model = IMPLEMENTATIONS[implementation](case.config, case.params, task)
-        noise = recorded_noise(arrays, prefix)
+        noise, explore = recorded_noise(arrays, prefix), not recorded["eval_mode"]
 
-        trace = jax.jit(lambda z, m, n, model=model: mppi.optimise(model, case.planner, z, m, n))(
-            z[0], warm_start, noise
+        trace = optimise(
+            implementation, case.config, case.planner, case.params, z[0], task, warm_start, noise
         )
         for name in ("mean", "std"):
             close(case, f"{prefix}{name}", getattr(trace, name))
@@ -58,9 +68,8 @@ def test_plans(case, implementation):
         # Exponentials of values: an error of 1e-5 in a value of 100 changes them by up to 1e-4.
         close(case, f"{prefix}score", trace.scores, rtol=1e-4)
         close(case, f"{prefix}elite_actions", trace.elite_actions[-1])
-
-        plan = mppi.plan(
-            model, case.planner, z[0], warm_start, noise, explore=not recorded["eval_mode"]
+        plan = draw_elite(
+            implementation, case.config, explore, case.params, z[0], task, trace, noise
         )
         close(case, f"{prefix}action", plan.action)
         close(case, f"{prefix}prev_mean", plan.mean)

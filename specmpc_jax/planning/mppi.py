@@ -79,6 +79,16 @@ def plan(
       The `Plan`; unexplored, its action is the first of a sampled elite.
     """
     trace = optimise(model, config, z, mean, noise, initial_std=initial_std)
+    return draw_elite(model, z, trace, noise, explore=explore)
+
+
+def draw_elite(
+    model: PlanningModel, z: Array, trace: Iteration, noise: PlannerNoise, *, explore: bool = False
+) -> Plan:
+    """Draws one elite of the last iteration and predicts the latents that it visits.
+
+    Args: `trace` with its leading axis I from `optimise`; the others as in `plan`.
+    """
     last = jax.tree.map(lambda leaf: leaf[-1], trace)
     chosen = jnp.argmax(jnp.log(last.scores) + noise.gumbel)
     actions = last.elite_actions[:, chosen]

@@ -101,7 +101,8 @@ def test_a_module_that_fails_itself_says_so_itself(modules):
 
 
 def test_the_page_lists_every_task():
-    rows = re.findall(r"^\| ([a-z-]+) \| ([^|]+)\|([^|]*)\|$", PAGE, re.MULTILINE)
+    suite = PAGE[: PAGE.index("### Other simulators")]
+    rows = re.findall(r"^\| ([a-z-]+) \| ([^|]+)\|([^|]*)\|$", suite, re.MULTILINE)
     listed = [
         f"{domain}-{task.strip()}"
         for domain, *columns in rows

@@ -13,7 +13,6 @@ from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import ARRAYS, CorrectorDataset
 from specmpc_jax.envs import registry
-from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.errors import UserError
 
 AGENT = tiny_agent().with_planner(horizon=1)  # compiles in less time than longer ones
@@ -54,10 +53,7 @@ def toy_environments(monkeypatch):
                 raise Killed
             return super().reset(seed)
 
-    def make_batch(task, lanes):
-        return EnvironmentBatch([Fragile() for _ in range(lanes)])
-
-    monkeypatch.setattr(registry, "make_batch", make_batch)
+    monkeypatch.setattr(registry, "make", lambda task, observation: Fragile())
     return kill_at
 
 

@@ -13,7 +13,6 @@ from experiments import compare as comparing
 from experiments.compare import Results, compare, shared_settings
 from models import ToyEnvironment, tiny_agent, toy_batch
 from specmpc_jax.envs import registry
-from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation import statistics, variants
 from specmpc_jax.evaluation.comparison import EvaluationSettings, aggregate_rows
 from specmpc_jax.evaluation.offsets import OffsetRecorder
@@ -30,10 +29,7 @@ def toy_environments(monkeypatch):
     """Environments by name are the toy; `runs` holds the variants that were really run."""
     flags.FLAGS.mark_as_parsed()
     monkeypatch.setattr(flags.FLAGS["quiet"], "value", True)
-    monkeypatch.setattr(registry, "make", lambda task: ToyEnvironment())
-    monkeypatch.setattr(
-        registry, "make_batch", lambda task, n: EnvironmentBatch([ToyEnvironment()] * n)
-    )
+    monkeypatch.setattr(registry, "make", lambda task, observation: ToyEnvironment())
     runs = []
     plain = comparing.evaluate_controller
 

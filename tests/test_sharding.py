@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from experiments import collecting, launch
-from models import tiny_agent, toy_batch
+from models import ToyEnvironment, tiny_agent, toy_batch
 from specmpc_jax.envs import registry
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation.comparison import EvaluationSettings, evaluate_controller
+from specmpc_jax.evaluation.offsets import OffsetRecorder
 from specmpc_jax.evaluation.sharding import over_benches
 
 ROOT = Path(__file__).parents[1]
@@ -23,9 +24,8 @@ SEEDS = tuple(range(50, 61))
 
 @pytest.fixture
 def toy_task(monkeypatch):
-    """The registry makes toy lanes, whose episodes end at times that differ."""
-    monkeypatch.setattr(registry, "make_batch", lambda task, lanes: toy_batch(lanes, limit=2.5))
-    monkeypatch.setattr(registry, "make", lambda task: toy_batch(1).environments[0])
+    """The registry makes toys, whose episodes end at times that differ."""
+    monkeypatch.setattr(registry, "make", lambda task, observation: ToyEnvironment(limit=2.5))
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,15 @@ def test_many_devices_run_the_episodes_of_one(toy_task, num_envs, count):
     controller = tiny_agent().controller(3)
     settings = EvaluationSettings("toy", SEEDS, num_envs, latency_steps=3)
     steps = []
-    one = evaluate_controller(controller, settings, jax.random.key(1))
+    seen_by_one, seen_by_many = OffsetRecorder(), OffsetRecorder()
+    one = evaluate_controller(controller, settings, jax.random.key(1), recorder=seen_by_one)
     many = evaluate_controller(
-        controller, settings, jax.random.key(1), steps.append, jax.devices()[:count]
+        controller, settings, jax.random.key(1), steps.append, seen_by_many, jax.devices()[:count]
     )
     assert [episode.env_seed for episode in many.episodes] == list(SEEDS)
-    assert many.episodes == one.episodes
+    assert list(map(str, many.episodes)) == list(map(str, one.episodes))  # NaN is not equal
+    np.testing.assert_array_equal(seen_by_many.steps, seen_by_one.steps)
+    assert seen_by_one.steps.shape[1] > 0
     assert len({episode.length for episode in one.episodes}) > 1
     assert sum(steps) == sum(episode.length for episode in one.episodes)
     assert len(many.latencies) == 2  # of a run of its own, less its first call

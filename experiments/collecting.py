@@ -66,8 +66,9 @@ def collect_round(
 
 
 def finish(data: CorrectorDataset, path: Path) -> None:
-    """Stores complete data and removes what was kept on the way."""
+    """Stores complete data and what made them, and removes what was kept on the way."""
     data.save(path)
+    launch.write_run_record(path)
     _partial_path(path).unlink(missing_ok=True)
 
 

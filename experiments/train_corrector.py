@@ -86,6 +86,7 @@ def _train(kind: str, data: CorrectorDataset) -> dict[str, object]:
     path = corrector_files.corrector_path(CORRECTOR_DIR.value, data.metadata["model_size"], kind)
     corrector.record["provenance"] = launch.provenance()
     corrector.save(str(path), overwrite=True)
+    launch.write_run_record(path)
     files.write_csv(
         path.with_name(path.name + "_losses.csv"), [e._asdict() for e in epochs], Epoch._fields
     )

@@ -11,6 +11,8 @@ from typing import NamedTuple, Self
 
 import flax.struct
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from specmpc_jax.controller import (
     ControlArrays,
@@ -20,9 +22,9 @@ from specmpc_jax.controller import (
 )
 from specmpc_jax.errors import UserError
 from specmpc_jax.planning import fused_model
-from specmpc_jax.speculation import async_planner
+from specmpc_jax.speculation import async_planner, blind
 from specmpc_jax.speculation.async_planner import PipelineState
-from specmpc_jax.speculation.executor import Outcome, StepInfo
+from specmpc_jax.speculation.executor import ExecutorState, Outcome, StepInfo
 from specmpc_jax.types import Array, Block
 from specmpc_jax.world_model import WorldModel
 
@@ -88,6 +90,7 @@ class PipelinedController:
           Action `[A]` in [-1, 1], already computed, the next state, and `info`
           with `outcome`, `offset` (steps since the plan's observation: X and
           more in a block planned ahead), `mismatch`, `late` and `planner_calls`.
+          Observations that are not finite are answered as by `Controller.act`.
 
         Raises:
           UserError: if the observation's shape is not the model's.
@@ -95,6 +98,8 @@ class PipelinedController:
         program, arrays = self.program, self.arrays
         observation = check_observation(program, observation)
         machine, arriving = state
+        if not np.isfinite(observation).all():
+            return self._act_blindly(machine, arriving)
         block_end = int(machine.execution.offset) >= program.speculation.exec_horizon
         late = block_end and arriving is not None and not arriving.done()
         if block_end and arriving is None:
@@ -107,6 +112,8 @@ class PipelinedController:
             if int(info.outcome) == Outcome.REPLAN:
                 action, after, info = _replan(program, arrays, machine, observation, info.mismatch)
             machine = after
+        if not np.isfinite(info.planned.z_real).all():
+            return self._act_blindly(*state)  # finite, but too large for the encoder
         action = jax.block_until_ready(action)
         replanned = int(info.outcome) == Outcome.REPLAN
         begins = block_end or replanned
@@ -123,6 +130,22 @@ class PipelinedController:
             planner_calls=int(replanned) + int(begins),
         )
         return action, PipelinedState(machine, arriving), info
+
+    def _act_blindly(
+        self, machine: PipelineState, arriving: Future[Block] | None
+    ) -> tuple[Array, PipelinedState, PipelinedInfo]:
+        """A step on the plan alone; drops the plan under way, which would come a step too late."""
+        if arriving is not None:
+            arriving.cancel()
+        action, execution, info = _blind_step(self.program, machine.execution)
+        info = PipelinedInfo(
+            outcome=info.outcome,
+            block_end=info.block_end,
+            mismatch=info.mismatch,
+            planned=info.planned,
+            blind=info.blind,
+        )
+        return action, PipelinedState(machine.replace(execution=execution), None), info
 
     def close(self) -> None:
         """Ends the thread after the plan that it is at."""
@@ -187,10 +210,20 @@ def plan_ahead(
     )
 
 
+def blind_step(
+    program: ControlProgram, state: ExecutorState
+) -> tuple[Array, ExecutorState, StepInfo]:
+    """`blind.without_observation` of a state."""
+    none = jnp.zeros((), jnp.int32)
+    like = StepInfo(none, none > 0, jnp.zeros(()), jax.tree.map(lambda w: w[-1], state.window))
+    return blind.without_observation(program.speculation, state, like)
+
+
 # The old state is needed again when a mismatch calls for a plan on the spot: nothing is donated.
 _initial_state = jax.jit(pipelined_initial_state, static_argnums=0)
 _follow = jax.jit(follow, static_argnums=0)
 _replan = jax.jit(replan, static_argnums=0)
+_blind_step = jax.jit(blind_step, static_argnums=0)
 _plan_ahead = jax.jit(plan_ahead, static_argnums=0)
 
 

@@ -77,6 +77,7 @@ class StepInfo:
     block_end: Array  # [] bool, a plan was due anyway; a REPLAN without it is a mismatch
     mismatch: Array  # [] distance to the prediction, 0 where there was none
     planned: PlannedStep  # the step as the corrector sees it
+    blind: Array | bool = False  # [] bool, no usable observation: see `speculation.blind`
 
     @property
     def offset(self) -> Array:

@@ -38,6 +38,7 @@ def collect_round(
         `<name>.partial.npz` beside it, which the caller removes with `finish`.
     """
     partial = _partial_path(path)
+    launch.claim(path)
     metadata = files.to_plain({**metadata, "env_seeds": list(env_seeds), "num_envs": num_envs})
     data = _kept(path, metadata) or _kept(partial, metadata)
     done = data.num_episodes if data is not None else 0

@@ -48,11 +48,16 @@ class Results:
     """
 
     def __init__(self, results_csv: str | Path, run: Mapping[str, Any]):
-        """Opens results; `run` holds every setting that results depend on."""
+        """Opens results; `run` holds every setting that results depend on.
+
+        Raises:
+          UserError: if another process is writing them.
+        """
         self.summary_path = Path(results_csv)
         self.episodes_path = self.summary_path.with_name("episodes.csv")
         self.run_path = self.summary_path.with_suffix(".run.json")
         self.run = files.to_plain(run)
+        launch.claim(self.summary_path)
         self.summary: list[dict[str, Any]] = []
         self.episodes: list[dict[str, Any]] = []
         if self.run_path.exists() and self._same_run():

@@ -9,6 +9,8 @@ JAX is imported only once the flags are known to be right, so that `--help` and
 mistyped flags answer at once.
 """
 
+import atexit
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -106,6 +108,22 @@ def write_run_record(path: files.PathLike) -> None:
     record = {"flags": flag_values(), "provenance": provenance()}
     path = Path(path)
     files.write_json(path.with_name(f"{path.name.removesuffix('.npz')}.run.json"), record)
+
+
+def claim(path: files.PathLike) -> None:
+    """Keeps other runs from a result until this process ends.
+
+    In a job of several processes the first one does it for all.
+
+    Raises:
+      UserError: if another run is writing it.
+    """
+    import jax
+
+    if jax.process_index() == 0:
+        claims = contextlib.ExitStack()
+        claims.enter_context(files.sole_user(path))
+        atexit.register(claims.close)
 
 
 def provenance() -> dict[str, Any]:

@@ -27,6 +27,7 @@ TINY = {
     "experiments.eval_corrector": ("--episodes=2", *_PLANNER),
     "experiments.evaluate": ("--eval_episodes=2", *_PLANNER),
     "experiments.export_controller": ("--platforms=cpu", *_PLANNER),
+    "experiments.soak": ("--minutes=0.1", "--interval_s=2", "--memory_limit_mb=500", *_PLANNER),
     "experiments.train": (
         *("--steps=1000", "--seed_steps=490", "--updates_per_step=0.01", "--batch_size=4"),
         *("--eval_freq=500", "--eval_episodes=1", *_PLANNER),

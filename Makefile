@@ -31,7 +31,7 @@ define install
 	  | awk '/^ *(Downloading|Using cached) .* MB/ { print "  " $$2, $$3, $$4; fflush() }'
 endef
 
-.PHONY: help demo benchmark benchmark-gpu test test-slow test-nans lint format clean
+.PHONY: help demo benchmark benchmark-gpu test test-slow test-nans lint format docs wheel-check image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,16 @@ lint: $(DEV) ## style, formatting and the direction of imports
 format: $(DEV) ## put the code into the style that `make lint` asks for
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+
+docs: $(RUNTIME) ## the API reference and the pictures of the concepts, drawn anew
+	@$(PY) docs/generate_api.py
+	@$(PY) docs/figures/draw.py
+
+wheel-check: $(RUNTIME) ## build the wheel, install it into an empty environment, try it there
+	@$(PY) tools/check_wheel.py $(ARGS)
+
+image-check: $(RUNTIME) ## the Dockerfile's steps without a container engine, all but apt-get
+	@$(PY) tools/run_image_steps.py --skip_apt $(ARGS)
 
 clean: ## remove builds and caches; environment and results stay
 	@rm -rf build dist *.egg-info .hypothesis .import_linter_cache .pytest_cache .ruff_cache

@@ -46,6 +46,7 @@ def collect_round(
     metadata = files.to_plain({**metadata, "env_seeds": list(env_seeds), "num_envs": num_envs})
     data = None
     if processes.is_first():
+        launch.claim(path)
         data = _kept(path, metadata) or _kept(partial, metadata)
     done = processes.from_first(data.num_episodes if data is not None else 0)
     lanes = min(num_envs, len(env_seeds))
@@ -97,8 +98,9 @@ def _from_all(
 
 
 def finish(data: CorrectorDataset, path: Path) -> None:
-    """Stores complete data and removes what was kept on the way."""
+    """Stores complete data and what made them, and removes what was kept on the way."""
     data.save(path)
+    launch.write_run_record(path)
     _partial_path(path).unlink(missing_ok=True)
 
 

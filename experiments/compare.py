@@ -70,7 +70,11 @@ class Results:
     """
 
     def __init__(self, results_csv: str | Path, shared: Mapping[str, Any]):
-        """Opens results; `shared` holds the settings that all variants depend on."""
+        """Opens results; `shared` holds the settings that all variants depend on.
+
+        Raises:
+          UserError: if another process is writing them.
+        """
         self.summary_path = Path(results_csv)
         self.episodes_path = self.summary_path.with_name("episodes.csv")
         self.offsets_path = self.summary_path.with_name("offsets.csv")
@@ -78,6 +82,8 @@ class Results:
         self.run_path = self.summary_path.with_suffix(".run.json")
         self.shared = files.to_plain(shared)
         self.made_with: dict[str, Any] = {}
+        if processes.is_first():
+            launch.claim(self.summary_path)
         self.summary: list[dict[str, Any]] = []
         self.episodes: list[dict[str, Any]] = []
         self.offsets: list[dict[str, Any]] = []

@@ -9,6 +9,8 @@ JAX is imported only once the flags are known to be right, so that `--help` and
 mistyped flags answer at once.
 """
 
+import atexit
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -23,6 +25,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from experiments import command_line
 from specmpc_jax import files
 from specmpc_jax.errors import UserError, nearest_names
 from specmpc_jax.machine import cpu_field, enable_compilation_cache
@@ -100,6 +103,29 @@ def flag_values() -> dict[str, Any]:
     return {name: files.to_plain(flag.value) for name, flag in sorted(chosen.items())}
 
 
+def write_run_record(path: files.PathLike) -> None:
+    """Writes flags and provenance beside a result as `<name>.run.json`, for `--config_file`."""
+    record = {"flags": flag_values(), "provenance": provenance()}
+    path = Path(path)
+    files.write_json(path.with_name(f"{path.name.removesuffix('.npz')}.run.json"), record)
+
+
+def claim(path: files.PathLike) -> None:
+    """Keeps other runs from a result until this process ends.
+
+    In a job of several processes the first one does it for all.
+
+    Raises:
+      UserError: if another run is writing it.
+    """
+    import jax
+
+    if jax.process_index() == 0:
+        claims = contextlib.ExitStack()
+        claims.enter_context(files.sole_user(path))
+        atexit.register(claims.close)
+
+
 def provenance() -> dict[str, Any]:
     """What produced a result: command, seed, versions, devices, machine and code revision."""
     import jax
@@ -139,9 +165,9 @@ def use_virtual_cpu_devices(count: int) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     if not {"--help", "-help", "-h", "--helpshort"}.isdisjoint(argv):
-        for flag in _own_flags().values():
-            FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+        description = sys.modules["__main__"].__doc__ or ""
+        print(command_line.help_text(sys.argv[0], description, _flags_by_module()), end="")
+        sys.exit(0)
     try:
         rest = FLAGS([argv[0], *_config_arguments(argv), *argv[1:]])
     except flags.UnrecognizedFlagError as error:
@@ -192,11 +218,15 @@ def _expected_type(message: str) -> str:
 
 def _own_flags() -> dict[str, flags.Flag]:
     """Flags that this project defines, not those of absl and other libraries."""
+    return {flag.name: flag for defined in _flags_by_module().values() for flag in defined}
+
+
+def _flags_by_module() -> dict[str, list[flags.Flag]]:
+    """This project's flags by the module that defines them; the binary's is `sys.argv[0]`."""
     return {
-        flag.name: flag
+        module: defined
         for module, defined in FLAGS.flags_by_module_dict().items()
         if module == sys.argv[0] or module.split(".")[0] in ("experiments", "converters")
-        for flag in defined
     }
 
 
@@ -222,11 +252,10 @@ def _set_up_jax(before_devices: Callable[[], None] | None) -> None:
         kind = devices[0].device_kind
         if kind == "cpu":
             kind = f"cpu ({cpu_field('model name') or platform.machine()}, {os.cpu_count()} cores)"
-        print(
-            f"{_program_command()[-1]}: {len(devices)} x {kind}, JAX {jax.__version__}, "
-            f"seed {SEED.value}",
-            flush=True,
-        )
+        values = {name: flag.value for name, flag in _own_flags().items()}
+        machine = f"{len(devices)} x {kind}, JAX {jax.__version__}"
+        line = command_line.start_line(_program_command()[-1], values, machine, SEED.value)
+        print(line, flush=True)
 
 
 def _prefer_wide_vectors() -> None:
@@ -251,6 +280,7 @@ def _devices(wanted: str) -> list[Any]:
 
 def _fail(message: str, status: int = 1, prefix: str = "error: ") -> NoReturn:
     sys.stdout.flush()
+    prefix = command_line.red(prefix, sys.stderr) if prefix else ""
     print(prefix + " ".join(message.split()), file=sys.stderr)
     sys.exit(status)
 

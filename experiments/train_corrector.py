@@ -61,6 +61,7 @@ def _train(kind: str, data: CorrectorDataset) -> dict[str, object]:
         losses = path.with_name(path.name + "_losses.csv")
         files.write_csv(losses, [epoch._asdict() for epoch in epochs], Epoch._fields)
         corrector.save(str(path), overwrite=True)
+        launch.write_run_record(path)
     return {
         "corrector": str(path),
         "rows": corrector.record["rows"],

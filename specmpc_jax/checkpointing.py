@@ -8,6 +8,8 @@ processes one of them saves, and any may load.
 
 import contextlib
 import hashlib
+import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +91,8 @@ def save_tree(
       overwrite: replace what is at `path`.
 
     Raises:
-      UserError: if the path is taken and `overwrite` is not set.
+      UserError: if the path is taken and `overwrite` is not set, or there is no
+        room for it; nothing is left half-written.
     """
     path = Path(path).absolute()
     if path.exists() and not overwrite:
@@ -101,7 +104,7 @@ def save_tree(
     items = {_TREE: ocp.args.StandardSave(tree), _JSON: ocp.args.JsonSave(record)}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
-        with _checkpointer() as checkpointer:
+        with _writable(path), _checkpointer() as checkpointer:
             checkpointer.save(new, ocp.args.Composite(**items))
         for note in new.rglob(_COMMIT_NOTE):
             note.unlink()  # it tells the path of this machine, and the checksums take its place
@@ -202,7 +205,7 @@ def _check_files(path: files.PathLike, item: str) -> None:
         raise UserError(f"{path} is damaged: {_CHECKSUMS} is no JSON object")
     other_items = {_TREE, _JSON} - {item}
     for name, checksum in recorded.items():
-        file = directory / name
+        file = files.inside(directory, name)
         if name.split("/")[0] in other_items:
             continue
         if not file.is_file():
@@ -218,6 +221,23 @@ def _readable(path: files.PathLike) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {_contents(Path(path))}") from error
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Turns what Orbax raises, and prints, where nothing can be written into one line."""
+    log = logging.getLogger("absl")  # Orbax's; it prints tracebacks of its threads there
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except _UNREADABLE as error:
+        # TensorStore ends with the system's words: "...: No space left on device [os_error_code".
+        told = re.search(r"([^:]+) \[os_error_code", str(error))
+        reason = told[1].strip() if told else getattr(error, "strerror", None) or str(error)
+        raise UserError(f"cannot write {path}: {reason}") from error
+    finally:
+        log.setLevel(level)
 
 
 def _restore(path: files.PathLike, args: Any, item: str) -> Any:

@@ -20,7 +20,7 @@ from specmpc_jax.errors import UserError
 from specmpc_jax.ops.lanes import over_lanes
 from specmpc_jax.planning import fused_model, mppi
 from specmpc_jax.planning.fused_model import FusedParams
-from specmpc_jax.speculation import executor
+from specmpc_jax.speculation import blind, executor
 from specmpc_jax.speculation.blocks import block_from_plan, prior_block
 from specmpc_jax.speculation.executor import ExecutorState, Functions, StepInfo, Thresholds
 from specmpc_jax.types import Array, Block, CorrectFunction, Params, Plan, PlanningModel
@@ -122,12 +122,16 @@ def control_step(
       observation: `[D]` or `[B, D]`; pixels `[C, 64, 64]` or `[B, C, 64, 64]`.
 
     Returns:
-      The action `[A]` or `[B, A]`, the next state, and what happened.
+      The action `[A]` or `[B, A]`, the next state, and what happened. Where the
+      observation is not finite, the plan alone acts (`speculation.blind`).
     """
     z = WorldModel(program.model).encode(arrays.params, observation, arrays.task)
+    seen = blind.usable(observation, z)
+    z = jnp.where(seen[..., None], z, 0.0)
     run = executor.step if z.ndim == 1 else executor.batched_step
     functions = control_functions(program, arrays)
-    return run(program.speculation, functions, arrays.thresholds, state, z)
+    step = run(program.speculation, functions, arrays.thresholds, state, z)
+    return blind.unless_blind(program.speculation, seen, state, step)
 
 
 def plan_from_latent(
@@ -272,7 +276,9 @@ class Controller:
 
         Returns:
           Action `[A]` or `[B, A]` in [-1, 1], the next state, and `info` with
-          `outcome`, `decision` (why), `offset`, `mismatch`, `limit` and the planned step.
+          `outcome`, `decision` (why), `offset`, `mismatch`, `limit` and the planned step. An
+          observation with a NaN or an infinity is answered by the plan's next action, or by
+          zeros where there is none, and `info.blind` is True.
 
         Raises:
           UserError: if the observation's shape is not the model's.

@@ -115,6 +115,7 @@ class DeadlineController:
             block_end=info.block_end,
             mismatch=info.mismatch,
             planned=info.planned,
+            blind=info.blind,
             latency_ms=latency,
             rung=state.governor.rung,
             late=late,

@@ -152,7 +152,7 @@ def _deserialize(program: bytes) -> jax.export.Exported | None:
 
 
 def _check_file(directory: Path, name: str, checksum: str | None) -> None:
-    file = directory / name
+    file = files.inside(directory, name)
     if not file.is_file():
         raise UserError(f"{directory} is incomplete: {name} is missing")
     if file_sha256(file) != checksum:

@@ -3,9 +3,12 @@
 import contextlib
 import csv
 import dataclasses
+import errno
+import fcntl
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +20,8 @@ PathLike = str | os.PathLike[str]
 
 # How many directory entries an error message lists.
 _LISTED = 12
+# One part of a path that every system and every tool reads in the same way.
+_PLAIN_PART = re.compile(r"[^/\\:\x00-\x1f]+")
 
 
 @contextlib.contextmanager
@@ -77,6 +82,53 @@ def read_json(path: PathLike) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def inside(directory: PathLike, name: Any) -> Path:
+    """The path of a file that a manifest in `directory` names.
+
+    Raises:
+      UserError: if the name could lead out of the directory; nothing is looked at.
+    """
+    parts = name.split("/") if isinstance(name, str) else ()
+    if not parts or not all(map(_PLAIN_PART.fullmatch, parts)) or {".", ".."} & set(parts):
+        raise UserError(f"{directory} names the file {name!r}, which is no plain relative path")
+    return Path(directory, *parts)
+
+
+@contextlib.contextmanager
+def sole_user(path: PathLike) -> Iterator[None]:
+    """Keeps other processes from a directory that is there, or from a file, that this one writes.
+
+    A hidden file in the directory, or beside the file, is locked meanwhile and
+    removed in the end. The lock ends with the process, however that ends.
+    Where nothing can be locked (some network file systems), none is made.
+
+    Raises:
+      UserError: if another process is in here.
+      OSError: if the place cannot be written.
+    """
+    path = Path(path)
+    lock = path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a") as file:
+        try:
+            # POSIX locks belong to the process: one that resumes a run is not in its own way.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have ended, and so removed what was opened.
+            alone = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except (BlockingIOError, PermissionError):
+            alone = False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            alone = True
+        if not alone:
+            raise UserError(f"another run is writing {path}; wait for it or choose another place")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def to_plain(value: Any) -> Any:

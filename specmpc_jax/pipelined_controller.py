@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from specmpc_jax.controller import (
     ControlArrays,
@@ -21,10 +22,10 @@ from specmpc_jax.controller import (
 )
 from specmpc_jax.errors import UserError
 from specmpc_jax.planning import fused_model
-from specmpc_jax.speculation import async_planner
+from specmpc_jax.speculation import async_planner, blind
 from specmpc_jax.speculation.async_planner import PipelineState
 from specmpc_jax.speculation.decisions import Outcome
-from specmpc_jax.speculation.executor import StepInfo
+from specmpc_jax.speculation.executor import ExecutorState, StepInfo
 from specmpc_jax.types import Array, Block
 from specmpc_jax.world_model import WorldModel
 
@@ -94,6 +95,7 @@ class PipelinedController:
           Action `[A]` in [-1, 1], already computed, the next state, and `info`
           with `outcome`, `offset` (steps since the plan's observation: X and
           more in a block planned ahead), `mismatch`, `late` and `planner_calls`.
+          Observations that are not finite are answered as by `Controller.act`.
 
         Raises:
           UserError: if the observation's shape is not the model's.
@@ -101,6 +103,8 @@ class PipelinedController:
         program, arrays = self.program, self.arrays
         observation = check_observation(program, observation)
         machine, arriving = state
+        if not np.isfinite(observation).all():
+            return self._act_blindly(machine, arriving)
         block_end = int(machine.execution.offset) >= program.speculation.exec_horizon
         late = block_end and arriving is not None and not arriving.done()
         if block_end and arriving is None:
@@ -115,6 +119,8 @@ class PipelinedController:
                     program, arrays, machine, observation, info.mismatch, info.limit
                 )
             machine = after
+        if not np.isfinite(info.planned.z_real).all():
+            return self._act_blindly(*state)  # finite, but too large for the encoder
         action = jax.block_until_ready(action)
         replanned = int(info.outcome) == Outcome.REPLAN
         begins = block_end or replanned
@@ -133,6 +139,16 @@ class PipelinedController:
             planner_calls=int(replanned) + int(begins),
         )
         return action, PipelinedState(machine, arriving), info
+
+    def _act_blindly(
+        self, machine: PipelineState, arriving: Future[Block] | None
+    ) -> tuple[Array, PipelinedState, PipelinedInfo]:
+        """A step on the plan alone; drops the plan under way, which would come a step too late."""
+        if arriving is not None:
+            arriving.cancel()
+        action, execution, info = _blind_step(self.program, machine.execution)
+        info = PipelinedInfo(**vars(info))
+        return action, PipelinedState(machine.replace(execution=execution), None), info
 
     def close(self) -> None:
         """Ends the thread after the plan that it is at."""
@@ -214,10 +230,21 @@ def plan_ahead(
     )
 
 
+def blind_step(
+    program: ControlProgram, state: ExecutorState
+) -> tuple[Array, ExecutorState, StepInfo]:
+    """`blind.without_observation` of a state."""
+    none, zero = jnp.zeros((), jnp.int32), jnp.zeros(())
+    planned = jax.tree.map(lambda past: past[-1], state.window)
+    like = StepInfo(none, none, none > 0, zero, zero, planned)
+    return blind.without_observation(program.speculation, state, like)
+
+
 # The old state is needed again when a mismatch calls for a plan on the spot: nothing is donated.
 _initial_state = jax.jit(pipelined_initial_state, static_argnums=0)
 _follow = jax.jit(follow, static_argnums=0)
 _replan = jax.jit(replan, static_argnums=0)
+_blind_step = jax.jit(blind_step, static_argnums=0)
 _plan_ahead = jax.jit(plan_ahead, static_argnums=0)
 
 

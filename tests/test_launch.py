@@ -54,6 +54,8 @@ def main():
         case "pipe":
             for i in range(100_000):
                 print(i)
+        case "record":
+            launch.write_run_record(TASK.value + ".npz")
         case "report":
             print(json.dumps([launch.flag_values(), launch.provenance()]))
         case "jax":
@@ -173,8 +175,11 @@ def test_help_names_own_and_common_flags(run):
     result = run("--help")
     assert result.returncode == 0
     assert result.stdout.startswith("Does one of several things.")
-    for flag in ("--steps", "--[no]save_video", "--device", "--[no]compilation_cache", "--seed"):
-        assert flag in result.stdout
+    own, common = result.stdout.split("Flags of every binary:")
+    for flag in ("--steps=", "--[no]save_video"):
+        assert flag in own and flag not in common
+    for flag in ("--device=", "--[no]compilation_cache", "--seed="):
+        assert flag in common and flag not in own
     assert "--pdb" not in result.stdout
 
 
@@ -194,6 +199,11 @@ def test_config_file_gives_way_to_the_command_line_and_can_be_an_earlier_run(run
     assert "--steps=7" in provenance["command"]
 
     (tmp_path / "run.json").write_text(json.dumps({"flags": values, "provenance": provenance}))
+    assert run("--config_file=run.json", "--task=t", "--do=record", "--quiet").returncode == 0
+    recorded = json.loads((tmp_path / "t.run.json").read_text())
+    assert recorded["flags"] == values | {"task": "t", "do": "record"}
+    assert "--do=record" in recorded["provenance"]["command"]
+
     again = run("--config_file=run.json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)[0] == values
@@ -203,7 +213,7 @@ def test_start_line_and_quiet(run):
     result = run("--task=t", "--device=cpu", "--seed=4")
     assert result.returncode == 0
     assert result.stdout.count("\n") == 1
-    assert "tiny.py: 1 x cpu" in result.stdout and "seed 4" in result.stdout
+    assert "tiny.py: task t, model 1M, 5M, 1 x cpu" in result.stdout and "seed 4" in result.stdout
     assert run("--task=t", "--quiet").stdout == ""
 
 

@@ -9,6 +9,7 @@ videos/
 diverged.json           only if training diverged: where, and why
 """
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ class RunDirectory:
         self.best_model = self.path / "checkpoints" / "best"
         self.states = self.path / "checkpoints" / "state"
         self._replay = self.states / "replay"
+        self._claim = contextlib.ExitStack()  # held until this object goes
 
     def start(self, settings: dict[str, Any], record: dict[str, Any], resume: bool) -> bool:
         """Claims the directory for a run and writes config.json.
@@ -65,9 +67,11 @@ class RunDirectory:
           Whether there is a state to go on from.
 
         Raises:
-          UserError: if a run is there and `resume` is not set, or it was
-            started with other settings.
+          UserError: if a run is there and `resume` is not set, it was started
+            with other settings, or another process is at it.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._claim.enter_context(files.sole_user(self.path))
         settings = files.to_plain(settings)
         if self.config.exists():
             if not resume:

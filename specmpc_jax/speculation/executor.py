@@ -86,6 +86,7 @@ class StepInfo:
     mismatch: Array  # [] distance to the prediction, 0 where there was none
     limit: Array  # [] mismatch beyond which the plan would have been dropped
     planned: PlannedStep  # the step as the corrector sees it
+    blind: Array | bool = False  # [] bool, no usable observation: see `speculation.blind`
 
     @property
     def offset(self) -> Array:

@@ -138,13 +138,7 @@ class PipelinedController:
         if arriving is not None:
             arriving.cancel()
         action, execution, info = _blind_step(self.program, machine.execution)
-        info = PipelinedInfo(
-            outcome=info.outcome,
-            block_end=info.block_end,
-            mismatch=info.mismatch,
-            planned=info.planned,
-            blind=info.blind,
-        )
+        info = PipelinedInfo(**vars(info))
         return action, PipelinedState(machine.replace(execution=execution), None), info
 
     def close(self) -> None:
@@ -215,7 +209,7 @@ def blind_step(
 ) -> tuple[Array, ExecutorState, StepInfo]:
     """`blind.without_observation` of a state."""
     none = jnp.zeros((), jnp.int32)
-    like = StepInfo(none, none > 0, jnp.zeros(()), jax.tree.map(lambda w: w[-1], state.window))
+    like = StepInfo(outcome=none, block_end=none > 0, mismatch=jnp.zeros(()), planned=state.window)
     return blind.without_observation(program.speculation, state, like)
 
 

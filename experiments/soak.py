@@ -88,7 +88,7 @@ def _soak(
 ) -> list[dict[str, Any]]:
     """Episodes until the time is over; the rows."""
     seconds, shown = 60 * _MINUTES.value, 0
-    with Progress(round(seconds), "soak", unit="s", quiet=launch.QUIET.value) as progress:
+    with Progress(round(seconds), "soak", unit="second", quiet=launch.QUIET.value) as progress:
         while recorder.seconds < seconds:
             number = recorder.episodes
             controller = controllers[number % len(controllers)]

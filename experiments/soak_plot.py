@@ -25,14 +25,15 @@ def figure(rows: Sequence[Mapping[str, Any]], task: str) -> Figure:
     minutes = [row["minutes"] for row in rows]
     memory.plot(minutes, [row["memory_mb"] for row in rows], color=_MEMORY)
     memory.set_ylabel("Memory (MB)")
-    memory.set_ylim(bottom=0)
+    highest = max((row["memory_mb"] for row in rows), default=0.0)
+    memory.set_ylim(0, 1.15 * highest if highest > 0 else 1.0)  # NaN without /proc
     for name, color, label in (("plan", _PLAN, "planning"), ("step", _STEP, "between plans")):
         for percentile, line in (("p50", "-"), ("p99", ":")):
             values = [row[f"{name}_{percentile}_ms"] for row in rows]
             latency.plot(minutes, values, line, color=color, label=f"{label}, {percentile}")
     latency.set_yscale("log")
     latency.set(ylabel="Action time (ms)", xlabel="Minutes")
-    drawing.legend(loc="outside lower center", ncols=4)
+    drawing.legend(loc="outside lower center", ncols=2)
     steps = sum(row["steps"] for row in rows)
     last = rows[-1]
     drawing.suptitle(

@@ -1,5 +1,7 @@
 """What a soak test watches: latency, memory and compilations, a row for each interval."""
 
+import ctypes
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -102,7 +104,7 @@ class Recorder:
             "episodes": self.episodes,
             "plans": len(planned),
             "blind": self._blind,
-            "memory_mb": memory_mb(),
+            "memory_mb": held_memory_mb(),
             "arrays_mb": sum(array.nbytes for array in jax.live_arrays()) / 1e6,
             "traces": self._compilations.traces,
             "compilations": self._compilations.compilations,
@@ -114,6 +116,19 @@ class Recorder:
         self._steps = self._blind = 0
         self._latencies = {False: [], True: []}
         self._last = self._clock()
+
+
+def held_memory_mb() -> float:
+    """`memory_mb` of what is in use, without what Python and the allocator have yet to give back.
+
+    Simulations are freed by the garbage collector, and glibc keeps what was freed
+    for later: both make the memory of a healthy process go up and down.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)
+    return memory_mb()
 
 
 def memory_mb() -> float:

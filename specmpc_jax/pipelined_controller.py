@@ -235,8 +235,14 @@ def blind_step(
 ) -> tuple[Array, ExecutorState, StepInfo]:
     """`blind.without_observation` of a state."""
     none, zero = jnp.zeros((), jnp.int32), jnp.zeros(())
-    planned = jax.tree.map(lambda past: past[-1], state.window)
-    like = StepInfo(none, none, none > 0, zero, zero, planned)
+    like = StepInfo(
+        outcome=none,
+        decision=none,
+        block_end=none > 0,
+        mismatch=zero,
+        limit=zero,
+        planned=state.window,
+    )
     return blind.without_observation(program.speculation, state, like)
 
 

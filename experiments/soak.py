@@ -24,7 +24,7 @@ from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import Environment
 from specmpc_jax.errors import UserError, nearest_names
 from specmpc_jax.progress import Progress
-from specmpc_jax.speculation.executor import Outcome
+from specmpc_jax.speculation.decisions import Outcome
 
 CONTROLLERS = ("every_step", "blocks", "pipelined")
 

@@ -34,8 +34,15 @@ TINY = {
     ),
     "experiments.train_corrector": ("--epochs=1", "--hidden_dim=16"),
 }
-# What a test of its own runs.
-APART = ("experiments.demo",)
+# What tests of their own run: too long, or on files that nobody has downloaded here.
+APART = (
+    "experiments.demo",
+    "experiments.train_parallel",
+    "experiments.convert_dataset",
+    "experiments.train_offline",
+    "experiments.benchmark_parallel",
+    "converters.import_corrector",
+)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def measure(model: WorldModel, devices: list[jax.Device], sync_freq: int) -> dic
     """One row: the median and the least time of an update on these devices."""
     config = TrainConfig(batch_size=BATCH_SIZE.value)
     state = jax.jit(train_state.init, static_argnums=(0, 1))(model, config, launch.key())
-    gradient_mb = gradient_bytes(model) / 1e6
+    gradient_mb = data_parallel.gradient_bytes(model) / 1e6
     state = data_parallel.replicate(state, devices)
     update = data_parallel.compile_parallel_updates(model, config, devices, sync_freq)
     batches = _batches(model, len(devices), sync_freq)
@@ -102,13 +102,6 @@ def measure(model: WorldModel, devices: list[jax.Device], sync_freq: int) -> dic
         "gradient_mb": gradient_mb,
         "sent_mb": 2 * (count - 1) / count * gradient_mb,
     }
-
-
-def gradient_bytes(model: WorldModel) -> int:
-    """Bytes of all gradients that are averaged in one update: those of model and policy."""
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    averaged = (train_state.in_model_loss(params), params["policy"])
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(averaged))
 
 
 def _batches(model: WorldModel, count: int, sync_freq: int) -> Batch:

@@ -25,7 +25,7 @@ from experiments import (
     tables,
     teachers,
 )
-from experiments.collecting import collect_round, finish, mean_return, part_path
+from experiments.collecting import collect_round, finish, keep_part, mean_return, part_path
 from experiments.dagger import Aggregation, aggregate
 from specmpc_jax import processes
 from specmpc_jax.agent import Agent
@@ -225,7 +225,7 @@ def _collect_tasks(
         if not processes.is_first():
             continue
         if len(names) > 1:
-            finish(data, part)
+            keep_part(data, part)
         parts.append(data)
     return join(parts) if processes.is_first() else None
 

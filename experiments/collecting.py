@@ -99,8 +99,13 @@ def _from_all(
 
 def finish(data: CorrectorDataset, path: Path) -> None:
     """Stores complete data and what made them, and removes what was kept on the way."""
-    data.save(path)
+    keep_part(data, path)
     launch.write_run_record(path)
+
+
+def keep_part(data: CorrectorDataset, path: Path) -> None:
+    """Stores the complete data of one task of a set, until `finish` of the whole."""
+    data.save(path)
     _partial_path(path).unlink(missing_ok=True)
 
 

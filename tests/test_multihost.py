@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import benchmark_parallel, multihost
+from experiments import multihost
 from specmpc_jax.config import model_config
 from specmpc_jax.errors import UserError
+from specmpc_jax.learning import data_parallel
 from specmpc_jax.world_model import WorldModel
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +109,7 @@ def test_bytes_of_gradients():
     encoder = normed(24, 256) + normed(256, 128)
     dynamics = normed(134, 384) + normed(384, 384) + normed(384, 128)
     count = encoder + dynamics + 3 * head(134, 101) + head(128, 12)
-    assert benchmark_parallel.gradient_bytes(WorldModel(config)) == 4 * count
+    assert data_parallel.gradient_bytes(WorldModel(config)) == 4 * count
 
 
 @pytest.mark.slow

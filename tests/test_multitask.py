@@ -127,7 +127,7 @@ def test_correctors_of_a_set(workplace):
     said = run(*collect, "--task=small", cwd=workplace)
     assert "40 steps of 4 episodes" in said and "return while collecting 15.0" in said
     path = workplace / "data" / "corrector_data_custom.npz"
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert {p.name for p in path.parent.iterdir()} == {path.name, f"{path.stem}.run.json"}
     data = CorrectorDataset.load(path)
     assert data.metadata["task"] == "small"
     assert data["task"].tolist() == [0] * 20 + [1] * 20

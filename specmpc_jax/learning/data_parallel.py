@@ -69,6 +69,13 @@ def over_devices(
     return jax.pmap(function, DEVICES, devices=list(devices), donate_argnums=donate)
 
 
+def gradient_bytes(model: WorldModel) -> int:
+    """Bytes of all gradients that are averaged in one update: those of model and policy."""
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    averaged = (in_model_loss(params), params["policy"])
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(averaged))
+
+
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies every array to each of this process's devices, with a leading axis N."""
     mesh = jax.sharding.Mesh(np.array(devices), (DEVICES,))

@@ -16,7 +16,7 @@ from specmpc_jax.learning import online, parallel  # noqa: E402
 from specmpc_jax.learning.run_directory import Position, RunDirectory  # noqa: E402
 from toy_training import PointMass, make_settings  # noqa: E402
 
-DIRECTORY = flags.DEFINE_string("directory", None, "The run's directory.", required=True)
+DIRECTORY = flags.DEFINE_string("directory", "run", "The run's directory.")
 STEPS = flags.DEFINE_integer("steps", 640, "Environment steps.")
 WORLD_SIZE = flags.DEFINE_integer("world_size", 2, "Devices.")
 RESUME = flags.DEFINE_bool("resume", False, "Go on.")

@@ -20,8 +20,8 @@ from specmpc_jax.agent import Agent
 from specmpc_jax.envs.multitask import spec_for
 from specmpc_jax.evaluation import statistics
 from specmpc_jax.evaluation.comparison import EvaluationSettings, evaluate_controller
+from specmpc_jax.evaluation.episodes import success_rate
 from specmpc_jax.evaluation.recording import record_episode
-from specmpc_jax.evaluation.rollout import success_rate
 from specmpc_jax.progress import Progress
 
 EPISODES = flags.DEFINE_integer("eval_episodes", 10, "Episodes.", lower_bound=1)

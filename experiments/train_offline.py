@@ -20,7 +20,7 @@ from specmpc_jax.config import ModelConfig, OfflineConfig, PlannerConfig, TrainC
 from specmpc_jax.datasets.episodes import Chunk, open_chunks
 from specmpc_jax.envs.multitask import spec_for
 from specmpc_jax.evaluation.comparison import EvaluationSettings, evaluate_controller
-from specmpc_jax.evaluation.rollout import success_rate
+from specmpc_jax.evaluation.episodes import success_rate
 from specmpc_jax.evaluation.statistics import normalised_score
 from specmpc_jax.learning import offline
 from specmpc_jax.learning.offline_data import OfflineData

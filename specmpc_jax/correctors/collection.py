@@ -12,7 +12,8 @@ import numpy as np
 from specmpc_jax.controller import ControlArrays, Controller, ControlProgram, control_functions
 from specmpc_jax.correctors.dataset import ARRAYS, CorrectorDataset
 from specmpc_jax.envs.batch import EnvironmentBatch
-from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
+from specmpc_jax.evaluation.episodes import Episode, Step
+from specmpc_jax.evaluation.rollout import run_episodes
 from specmpc_jax.ops.lanes import on_lanes
 from specmpc_jax.ops.sequences import shift_sequence
 from specmpc_jax.speculation.decisions import Outcome

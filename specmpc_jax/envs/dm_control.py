@@ -28,7 +28,7 @@ _NEEDS_CONTEXT = ("quadruped", "escape")
 
 def task_names() -> tuple[str, ...]:
     """Canonical names of all tasks, such as "cup-catch": the suite's, then TD-MPC2's."""
-    return tuple(_canonical_name(*pair) for pair in _task_pairs())
+    return tuple(canonical_name(*pair) for pair in _task_pairs())
 
 
 def make(task: str, **options: Any) -> "DMControlEnvironment":
@@ -48,7 +48,7 @@ def find_task(task: str) -> tuple[str, str]:
     pairs = {}
     for domain, name in _task_pairs():
         pairs[_normalised(f"{domain}-{name}")] = (domain, name)
-        pairs[_canonical_name(domain, name)] = (domain, name)
+        pairs[canonical_name(domain, name)] = (domain, name)
     pair = pairs.get(_normalised(task))
     if pair is None:
         nearest = nearest_names(_normalised(task), task_names())
@@ -77,7 +77,7 @@ class DMControlEnvironment:
         self._minimum, self._scale = _action_scaling(self._suite_environment.action_spec())
         observations = self._suite_environment.observation_spec().values()
         self._spec = EnvironmentSpec(
-            task=_canonical_name(self._domain, self._task),
+            task=canonical_name(self._domain, self._task),
             observation="state",
             observation_shape=(sum(math.prod(entry.shape) for entry in observations),),
             action_dim=len(self._minimum),
@@ -160,7 +160,8 @@ def _task_pairs() -> tuple[tuple[str, str], ...]:
     return (*import_suite().ALL_TASKS, *custom_tasks.task_pairs())
 
 
-def _canonical_name(domain: str, task: str) -> str:
+def canonical_name(domain: str, task: str) -> str:
+    """The project's name of a suite's (domain, task), such as "cup-catch"."""
     return _normalised(f"{_DOMAIN_NAMES.get(domain, domain)}-{task}")
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.envs.multitask import make_batch_for
+from specmpc_jax.evaluation.episodes import Episode, Rollouts, success_rate
 from specmpc_jax.evaluation.offsets import OffsetRecorder
-from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes, success_rate
+from specmpc_jax.evaluation.rollout import run_episodes
 from specmpc_jax.evaluation.sharding import run_sharded
 from specmpc_jax.evaluation.statistics import (
     stratified_iqm,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from specmpc_jax.evaluation.rollout import Step
+from specmpc_jax.evaluation.episodes import Step
 from specmpc_jax.speculation.decisions import Decision, Outcome
 
 OFFSET_COLUMNS = (

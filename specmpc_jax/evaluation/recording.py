@@ -7,7 +7,8 @@ import numpy as np
 
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.multitask import make_batch_for
-from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
+from specmpc_jax.evaluation.episodes import Episode, Step
+from specmpc_jax.evaluation.rollout import run_episodes
 from specmpc_jax.evaluation.video import write_video
 from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.types import Array

@@ -16,8 +16,9 @@ import numpy as np
 from specmpc_jax import processes
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
+from specmpc_jax.evaluation.episodes import Episode, Rollouts
 from specmpc_jax.evaluation.offsets import OffsetRecorder
-from specmpc_jax.evaluation.rollout import Episode, Rollouts, run_episodes
+from specmpc_jax.evaluation.rollout import run_episodes
 from specmpc_jax.types import Array
 
 Item, Result = TypeVar("Item"), TypeVar("Result")

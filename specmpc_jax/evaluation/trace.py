@@ -8,7 +8,8 @@ import numpy as np
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.errors import UserError
-from specmpc_jax.evaluation.rollout import Episode, Step, run_episodes
+from specmpc_jax.evaluation.episodes import Episode, Step
+from specmpc_jax.evaluation.rollout import run_episodes
 from specmpc_jax.speculation.decisions import Decision, Outcome
 from specmpc_jax.speculation.executor import Thresholds
 from specmpc_jax.types import Array

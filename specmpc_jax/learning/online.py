@@ -19,8 +19,9 @@ from specmpc_jax import files
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, OnlineConfig, PlannerConfig, TrainConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
+from specmpc_jax.evaluation.episodes import Step, success_rate
 from specmpc_jax.evaluation.recording import FRAMES_PER_SECOND
-from specmpc_jax.evaluation.rollout import Step, run_episodes, success_rate
+from specmpc_jax.evaluation.rollout import run_episodes
 from specmpc_jax.evaluation.video import write_video
 from specmpc_jax.learning.acting import explore
 from specmpc_jax.learning.collector import (

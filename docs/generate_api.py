@@ -18,6 +18,7 @@ OUTPUT = ROOT / "docs" / "api.md"
 # Modules whose public names are described, after those that `specmpc_jax` itself exports.
 MODULES = (
     "specmpc_jax.config",
+    "specmpc_jax.learning.config",
     "specmpc_jax.types",
     "specmpc_jax.speculation.executor",
     "specmpc_jax.pipelined_controller",

@@ -16,10 +16,11 @@ from absl import flags
 
 from experiments import launch, tables
 from specmpc_jax import files
-from specmpc_jax.config import TrainConfig, model_config
+from specmpc_jax.config import model_config
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import data_parallel, train_state
 from specmpc_jax.learning.batch import Batch
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.progress import track
 from specmpc_jax.world_model import WorldModel
 

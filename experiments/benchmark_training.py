@@ -13,10 +13,11 @@ from absl import flags
 
 from experiments import launch, tables, update_timing
 from specmpc_jax import files
-from specmpc_jax.config import ModelConfig, TrainConfig, model_config
+from specmpc_jax.config import ModelConfig, model_config
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import EnvironmentSpec
 from specmpc_jax.errors import UserError
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.progress import Progress
 
 SIZES = flags.DEFINE_list("sizes", ["1", "5"], "Model sizes in millions of parameters.")

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from specmpc_jax.config import ModelConfig, TrainConfig
+from specmpc_jax.config import ModelConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning.batch import Batch, UpdateNoise
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.ops.activations import LAYER_NORM_EPSILON
 from specmpc_jax.types import Params
 

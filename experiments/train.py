@@ -15,16 +15,12 @@ from absl import flags
 
 from experiments import launch, training_flags
 from specmpc_jax import agent, metrics_writers
-from specmpc_jax.config import (
-    OnlineConfig,
-    PlannerConfig,
-    TrainConfig,
-    model_config,
-)
+from specmpc_jax.config import PlannerConfig, model_config
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import EnvironmentSpec
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import online
+from specmpc_jax.learning.config import OnlineConfig, TrainConfig
 from specmpc_jax.learning.replay_buffer import rows_for_bytes
 from specmpc_jax.learning.run_directory import RunDirectory
 from specmpc_jax.specialise import specialise

@@ -16,13 +16,14 @@ from absl import flags
 
 from experiments import launch, training_flags
 from specmpc_jax.agent import Agent
-from specmpc_jax.config import ModelConfig, OfflineConfig, PlannerConfig, TrainConfig, model_config
+from specmpc_jax.config import ModelConfig, PlannerConfig, model_config
 from specmpc_jax.datasets.episodes import Chunk, open_chunks
 from specmpc_jax.envs.multitask import spec_for
 from specmpc_jax.evaluation.comparison import EvaluationSettings, evaluate_controller
 from specmpc_jax.evaluation.episodes import success_rate
 from specmpc_jax.evaluation.statistics import normalised_score
 from specmpc_jax.learning import offline
+from specmpc_jax.learning.config import OfflineConfig, TrainConfig
 from specmpc_jax.learning.offline_data import OfflineData
 from specmpc_jax.learning.run_directory import RunDirectory
 from specmpc_jax.tasks import TaskSet, task_set

@@ -14,10 +14,10 @@ from absl import flags
 from experiments import launch, multihost
 from experiments import train as single
 from specmpc_jax import processes
-from specmpc_jax.config import ParallelConfig
 from specmpc_jax.envs import registry
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import parallel
+from specmpc_jax.learning.config import ParallelConfig
 from specmpc_jax.learning.run_directory import RunDirectory
 
 WORLD_SIZE = flags.DEFINE_integer(

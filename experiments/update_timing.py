@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specmpc_jax.config import ModelConfig, PlannerConfig, TrainConfig
+from specmpc_jax.config import ModelConfig, PlannerConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.envs.protocol import EnvironmentSpec
 from specmpc_jax.learning import train_state
 from specmpc_jax.learning.acting import explore
 from specmpc_jax.learning.batch import Batch, draw_noise
 from specmpc_jax.learning.collector import Collector
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.flops import update_flops
 from specmpc_jax.learning.learner import Learner
 from specmpc_jax.learning.replay_buffer import Episode, ReplayBuffer

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import update_timing
 from models import tiny_config
-from specmpc_jax.config import TrainConfig
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.flops import update_flops
 from toy_training import make_lanes, make_settings
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from models import tiny_config
-from specmpc_jax.config import TrainConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import data_parallel, train_state
 from specmpc_jax.learning.batch import Batch
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.data_parallel import ReplicaError, replica, replicate
 from specmpc_jax.learning.update import compile_updates
 from specmpc_jax.ops.dropout import Rows, dropout

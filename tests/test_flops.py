@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 from models import tiny_config
-from specmpc_jax.config import ModelConfig, TrainConfig, model_config
+from specmpc_jax.config import ModelConfig, model_config
 from specmpc_jax.learning import train_state
 from specmpc_jax.learning.batch import Batch, draw_noise
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.flops import update_flops
 from specmpc_jax.learning.update import update
 from specmpc_jax.world_model import WorldModel

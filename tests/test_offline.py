@@ -14,11 +14,11 @@ import pytest
 
 from models import TINY_PLANNER, tiny_config
 from specmpc_jax import checkpointing
-from specmpc_jax.config import OfflineConfig, TrainConfig
 from specmpc_jax.datasets import episodes
 from specmpc_jax.datasets.torch_chunks import read_chunk
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import offline
+from specmpc_jax.learning.config import OfflineConfig, TrainConfig
 from specmpc_jax.learning.offline_data import OfflineData
 from specmpc_jax.learning.run_directory import RunDirectory
 from specmpc_jax.tasks import task_set

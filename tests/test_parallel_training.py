@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import specmpc_jax
-from specmpc_jax.config import ParallelConfig
 from specmpc_jax.envs.workers import EnvironmentWorkers
 from specmpc_jax.errors import UserError
+from specmpc_jax.learning.config import ParallelConfig
 from specmpc_jax.learning.parallel_collector import LaneRecord, ParallelCollector
 from specmpc_jax.learning.run_directory import RunDirectory
 from test_online import newest_step, read_rows

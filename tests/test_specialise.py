@@ -103,7 +103,7 @@ def test_what_cannot_be_specialised(teacher):
 
 
 def test_a_specialised_model_can_be_trained(teacher):
-    from specmpc_jax.config import TrainConfig
+    from specmpc_jax.learning.config import TrainConfig
     from specmpc_jax.learning.learner import Learner
 
     single = cut(teacher, "narrow")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from models import tiny_config
-from specmpc_jax.config import TrainConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import train_state
 from specmpc_jax.learning.batch import Batch, draw_noise
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.update import update
 from specmpc_jax.world_model import WorldModel
 

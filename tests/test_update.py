@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specmpc_jax.config import ModelConfig, TrainConfig
+from specmpc_jax.config import ModelConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import losses, train_state
 from specmpc_jax.learning.batch import Batch, draw_noise
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.update import clip_by_norm, compile_updates, update, update_many
 from specmpc_jax.world_model import WorldModel
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import golden_data
-from specmpc_jax.config import ModelConfig, TrainConfig
+from specmpc_jax.config import ModelConfig
 from specmpc_jax.learning import losses, train_state
 from specmpc_jax.learning.batch import Batch, UpdateNoise
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.update import update
 from specmpc_jax.types import Params
 from specmpc_jax.world_model import WorldModel

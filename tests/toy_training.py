@@ -11,10 +11,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from specmpc_jax.config import ModelConfig, OnlineConfig, PlannerConfig, TrainConfig  # noqa: E402
+from specmpc_jax.config import ModelConfig, PlannerConfig  # noqa: E402
 from specmpc_jax.envs.batch import EnvironmentBatch  # noqa: E402
 from specmpc_jax.envs.protocol import EnvironmentSpec, Transition  # noqa: E402
 from specmpc_jax.learning import online  # noqa: E402
+from specmpc_jax.learning.config import OnlineConfig, TrainConfig  # noqa: E402
 from specmpc_jax.learning.run_directory import RunDirectory  # noqa: E402
 from specmpc_jax.machine import enable_compilation_cache  # noqa: E402
 

@@ -26,10 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from specmpc_jax import checkpointing
-from specmpc_jax.config import ModelConfig, TrainConfig
+from specmpc_jax.config import ModelConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import losses
 from specmpc_jax.learning.batch import Batch, UpdateNoise, draw_noise_for
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.losses import Metrics
 from specmpc_jax.learning.train_state import TrainState, in_model_loss
 from specmpc_jax.learning.update import (

@@ -13,7 +13,8 @@ numbers, and of them only what the algorithm asks for:
 
 from typing import NamedTuple
 
-from specmpc_jax.config import ModelConfig, TrainConfig
+from specmpc_jax.config import ModelConfig
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.networks.encoders import CONVOLUTIONS
 
 DRAWN_MEMBERS = 2

@@ -3,10 +3,11 @@
 import jax
 import numpy as np
 
-from specmpc_jax.config import ModelConfig, TrainConfig
+from specmpc_jax.config import ModelConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import train_state
 from specmpc_jax.learning.batch import Batch
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.losses import Metrics
 from specmpc_jax.learning.offline_data import OfflineData
 from specmpc_jax.learning.replay_buffer import ReplayBuffer

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from specmpc_jax.config import TrainConfig
 from specmpc_jax.learning.batch import Batch, UpdateNoise
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.ops.discrete_regression import soft_cross_entropy
 from specmpc_jax.ops.running_scale import update_scale
 from specmpc_jax.types import Array, Params

@@ -13,7 +13,8 @@ import jax
 
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
-from specmpc_jax.config import ModelConfig, OfflineConfig, PlannerConfig, TrainConfig
+from specmpc_jax.config import ModelConfig, PlannerConfig
+from specmpc_jax.learning.config import OfflineConfig, TrainConfig
 from specmpc_jax.learning.learner import DivergenceError, Learner
 from specmpc_jax.learning.offline_data import OfflineData
 from specmpc_jax.learning.run_directory import Position, RunDirectory

@@ -17,7 +17,7 @@ import numpy as np
 
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
-from specmpc_jax.config import ModelConfig, OnlineConfig, PlannerConfig, TrainConfig
+from specmpc_jax.config import ModelConfig, PlannerConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.evaluation.episodes import Step, success_rate
 from specmpc_jax.evaluation.recording import FRAMES_PER_SECOND
@@ -30,6 +30,7 @@ from specmpc_jax.learning.collector import (
     Collector,
     derived_seed,
 )
+from specmpc_jax.learning.config import OnlineConfig, TrainConfig
 from specmpc_jax.learning.learner import DivergenceError, Learner
 from specmpc_jax.learning.replay_buffer import Episode
 from specmpc_jax.learning.run_directory import Position, RunDirectory

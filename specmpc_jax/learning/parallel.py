@@ -19,7 +19,6 @@ import numpy as np
 
 from specmpc_jax import files, processes
 from specmpc_jax.agent import Agent
-from specmpc_jax.config import ParallelConfig
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.envs.protocol import Environment, EnvironmentSpec
 from specmpc_jax.envs.workers import EnvironmentWorkers
@@ -27,6 +26,7 @@ from specmpc_jax.evaluation.sharding import run_sharded
 from specmpc_jax.learning import data_parallel
 from specmpc_jax.learning.acting import explore_lanes
 from specmpc_jax.learning.collector import EVALUATION_EPISODES, RANDOM_ACTIONS, derived_seed
+from specmpc_jax.learning.config import ParallelConfig
 from specmpc_jax.learning.learner import DivergenceError
 from specmpc_jax.learning.online import Settings, WriterFactory
 from specmpc_jax.learning.parallel_collector import LaneRecord, ParallelCollector

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from specmpc_jax.config import ModelConfig, ParallelConfig, TrainConfig
+from specmpc_jax.config import ModelConfig
 from specmpc_jax.learning import data_parallel, train_state
 from specmpc_jax.learning.batch import Batch
 from specmpc_jax.learning.collector import REPLAY, derived_seed
+from specmpc_jax.learning.config import ParallelConfig, TrainConfig
 from specmpc_jax.learning.learner import Learner
 from specmpc_jax.learning.losses import Metrics
 from specmpc_jax.learning.replay_buffer import ReplayBuffer

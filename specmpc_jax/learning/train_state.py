@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from specmpc_jax.config import TrainConfig
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.types import Array, Params
 from specmpc_jax.world_model import WorldModel
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from specmpc_jax.config import TrainConfig
 from specmpc_jax.learning import losses, train_state
 from specmpc_jax.learning.batch import Batch, UpdateNoise, draw_noise
+from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.losses import Metrics
 from specmpc_jax.learning.train_state import TrainState
 from specmpc_jax.ops import task_embedding

@@ -22,6 +22,7 @@ from experiments import (
     launch,
     planner_flags,
     sharded,
+    simulator,
     tables,
     teachers,
 )
@@ -31,7 +32,7 @@ from specmpc_jax import processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset, join
-from specmpc_jax.envs.multitask import spec_for
+from specmpc_jax.envs.multitask import check_backend
 from specmpc_jax.errors import UserError
 
 ALL_SIZES = flags.DEFINE_bool(
@@ -189,6 +190,7 @@ def _settings(agent: Agent, task: str) -> dict[str, Any]:
         "exec_horizon": EXEC_HORIZON.value,
         "history_len": HISTORY_LEN.value,
         "follow": FOLLOW.value,
+        "backend": simulator.BACKEND.value,
         "seed": launch.SEED.value,
     }
 
@@ -206,7 +208,8 @@ def _collect_tasks(
     The first process has all data, the others None.
     """
     for name in names:
-        spec_for(agent.config, name)  # what cannot be made shows before hours of work
+        # What cannot be made shows before hours of work.
+        check_backend(agent.config, name, simulator.BACKEND.value)
     parts = []
     for name in names:
         controller = agent.controller(EXEC_HORIZON.value, corrector, follow=FOLLOW.value, task=name)
@@ -221,6 +224,7 @@ def _collect_tasks(
             metadata["round"],
             part,
             sharded.devices(),
+            simulator.BACKEND.value,
         )
         if not processes.is_first():
             continue

@@ -26,6 +26,7 @@ def collect_round(
     round_number: int,
     path: Path,
     devices: Sequence[jax.Device] = (),
+    backend: str = "mujoco",
 ) -> CorrectorDataset:
     """Collects one round of corrector data.
 
@@ -41,6 +42,7 @@ def collect_round(
         processes the first one reads and writes them, and it alone returns all data.
       devices: this process's share of those that share the episodes; none for JAX's
         default one. Data are the same either way.
+      backend: see `registry.make_batch`.
     """
     partial = _partial_path(path)
     metadata = files.to_plain({**metadata, "env_seeds": list(env_seeds), "num_envs": num_envs})
@@ -73,7 +75,7 @@ def collect_round(
         for wave in in_groups(starts, len(devices) * jax.process_count()):
             own = wave[jax.process_index() :: jax.process_count()]
             parts = over_benches(
-                run, own, controller, lambda: make_batch_for(model, task, lanes), devices
+                run, own, controller, lambda: make_batch_for(model, task, lanes, backend), devices
             )
             parts = _from_all(parts, len(wave), metadata)
             data = join(parts if data is None else [data, *parts])

@@ -1,8 +1,13 @@
 """Where corrector data and correctors lie, by model size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from specmpc_jax.agent import Agent
+from specmpc_jax.correctors import registry
+from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.errors import UserError
+from specmpc_jax.evaluation.variants import Variant
 
 DATA_DIR = "data"
 CORRECTOR_DIR = "correctors"
@@ -28,6 +33,21 @@ def data_path(output: str | None, model_size: int | None) -> Path:
 def corrector_path(directory: str, model_size: int | None, kind: str) -> Path:
     """Directory of one corrector: `corrector_<size>_<kind>`."""
     return Path(directory) / f"corrector_{size_name(model_size)}_{kind}"
+
+
+def load_for(directory: str, agent: Agent, variants: Sequence[Variant]) -> dict[str, Corrector]:
+    """Loads the correctors that some variants of a teacher need, by kind.
+
+    Raises:
+      UserError: if one is missing, or is another teacher's.
+    """
+    kinds = {variant.corrector for variant in variants} & set(registry.MODULES)
+    found = {}
+    for kind in sorted(kinds):
+        path = corrector_path(directory, agent.config.model_size, kind)
+        found[kind] = Corrector.load(str(path))
+        found[kind].check_teacher(agent.fingerprint, agent.config)
+    return found
 
 
 def data_files(directory: str) -> list[Path]:

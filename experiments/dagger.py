@@ -121,7 +121,16 @@ def _round(
     controller = agent.controller(
         plan.settings["exec_horizon"], corrector, follow=plan.settings["follow"], task=plan.task
     )
-    data = collect_round(controller, plan.task, seeds, plan.num_envs, metadata, number, path)
+    data = collect_round(
+        controller,
+        plan.task,
+        seeds,
+        plan.num_envs,
+        metadata,
+        number,
+        path,
+        backend=plan.settings.get("backend", "mujoco"),
+    )
     finish(data, path)
     return data
 

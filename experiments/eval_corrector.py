@@ -6,24 +6,34 @@
 With a multi-task teacher --task may be one of its tasks, or the set (mt30, mt80) for all:
 then every variant gets a normalised score too.
 
+With --backend=mjx environment, planner and corrector run as one program on the device, for
+--num_envs episodes side by side; --perturb_mass, --perturb_friction and --perturb_gain then
+let every episode's world differ from the one that the teacher knows. The latency is
+measured beside the task's own environment in any case.
+
 With --devices=N the episodes are shared out over N devices; they are the same ones. With
 --trace it also writes pages that show an episode step by step, into `traces`
 beside the results.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, planner_flags, sharded, tables, teachers, tracing
+from experiments import (
+    corrector_files,
+    planner_flags,
+    sharded,
+    simulator,
+    tables,
+    teachers,
+    tracing,
+)
 from experiments.compare import Results, compare, score_table, shared_settings, table
 from specmpc_jax import processes
 from specmpc_jax.agent import Agent
-from specmpc_jax.correctors import registry
-from specmpc_jax.correctors.corrector import Corrector
-from specmpc_jax.envs.multitask import spec_for
+from specmpc_jax.envs.multitask import check_backend
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation import variants as variant_names
 from specmpc_jax.evaluation.comparison import EvaluationSettings
@@ -53,6 +63,7 @@ FOLLOW = flags.DEFINE_enum(
 )
 NUM_ENVS = flags.DEFINE_integer("num_envs", 1, "Environments stepped side by side.", lower_bound=1)
 ENV_SEED = flags.DEFINE_integer("env_seed", 1000, "Environment seed of the first episode.")
+simulator.define_perturbation()
 
 
 def main() -> None:
@@ -61,13 +72,20 @@ def main() -> None:
     variants = [variant_names.parse(name) for name in VARIANTS.value]
     traced = tracing.chosen(variants)
     agents = [planner_flags.apply(agent, PLAN_HORIZON.value) for agent in _agents(task)]
-    found = [_correctors(agent, variants) for agent in agents]
+    found = [corrector_files.load_for(CORRECTOR_DIR.value, agent, variants) for agent in agents]
     names = teachers.tasks_named(task)
     for name in names:
-        spec_for(agents[0].config, name)  # what cannot be made shows before hours of work
+        # What cannot be made shows before hours of work.
+        check_backend(agents[0].config, name, simulator.BACKEND.value)
     devices = sharded.devices()
     seeds = tuple(range(ENV_SEED.value, ENV_SEED.value + EPISODES.value))
-    settings = EvaluationSettings(task, seeds, NUM_ENVS.value)
+    settings = EvaluationSettings(
+        task,
+        seeds,
+        NUM_ENVS.value,
+        backend=simulator.BACKEND.value,
+        perturbation=simulator.perturbation(),
+    )
     path = RESULTS.value or f"results/{task}/summary.csv"
     results = Results(path, shared_settings(settings, FOLLOW.value))
     traces = Path(path).parent / "traces"
@@ -102,17 +120,6 @@ def _agents(task: str) -> list[Agent]:
     if not sizes:
         raise UserError(f"{directory} holds no teacher for {task}")
     return [teachers.load(str(teachers.find(directory, task, s).path), task, s) for s in sizes]
-
-
-def _correctors(agent: Agent, variants: Sequence[variant_names.Variant]) -> dict[str, Corrector]:
-    """Loads the correctors that the variants need; all have to be this teacher's."""
-    kinds = {variant.corrector for variant in variants} & set(registry.MODULES)
-    found = {}
-    for kind in sorted(kinds):
-        path = corrector_files.corrector_path(CORRECTOR_DIR.value, agent.config.model_size, kind)
-        found[kind] = Corrector.load(str(path))
-        found[kind].check_teacher(agent.fingerprint, agent.config)
-    return found
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ normalised score is TD-MPC2's, the mean over tasks of a tenth of the return, or 
 success in percent for Meta-World. Tasks that are complete in --output are not run again.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import launch, planner_flags, tables, teachers
+from experiments import launch, planner_flags, simulator, tables, teachers
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
-from specmpc_jax.envs.multitask import spec_for
+from specmpc_jax.envs.multitask import check_backend, spec_for
 from specmpc_jax.evaluation import statistics
 from specmpc_jax.evaluation.comparison import EvaluationSettings, evaluate_controller
 from specmpc_jax.evaluation.episodes import success_rate
@@ -32,6 +33,7 @@ NUM_ENVS = flags.DEFINE_integer(
     lower_bound=1,
 )
 ENV_SEED = flags.DEFINE_integer("env_seed", 1000, "Environment seed of the first episode.")
+simulator.define_perturbation()
 SAVE_VIDEO = flags.DEFINE_bool("save_video", False, "Also write a video of the first episode.")
 OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file of the result; logs/<task>/<seed>/evaluate/evaluation.json if empty."
@@ -44,6 +46,8 @@ def main() -> None:
     agent = planner_flags.apply(teachers.load_teacher())
     output = Path(OUTPUT.value or f"logs/{task}/{launch.SEED.value}/evaluate/evaluation.json")
     names = teachers.tasks_named(task)
+    for name in names:  # what cannot be made shows before hours of work
+        check_backend(agent.config, name, simulator.BACKEND.value)
     if len(names) > 1:
         _evaluate_set(agent, task, names, output)
     else:
@@ -77,8 +81,6 @@ def evaluate(agent: Agent, task: str) -> dict[str, Any]:
 
 def _evaluate_set(agent: Agent, task_set: str, names: Sequence[str], output: Path) -> None:
     """Evaluates on every task of a set; tasks that are complete in `output` are kept."""
-    for name in names:
-        spec_for(agent.config, name)  # what cannot be made shows before hours of work
     result = {
         "task": task_set,
         **files.to_plain(_identity(agent)),
@@ -131,6 +133,8 @@ def _identity(agent: Agent) -> dict[str, Any]:
         "checkpoint": teachers.CHECKPOINT.value or str(agent.metadata.get("source", "")),
         "env_seeds": _env_seeds(),
         "num_envs": NUM_ENVS.value,
+        "backend": simulator.BACKEND.value,
+        "perturbation": dataclasses.asdict(simulator.perturbation()),
         "teacher": agent.fingerprint,
         "planner": planner_flags.settings(agent),
         "seed": launch.SEED.value,
@@ -143,7 +147,13 @@ def _env_seeds() -> tuple[int, ...]:
 
 def _measure(agent: Agent, task: str) -> dict[str, Any]:
     """Runs the episodes of one task."""
-    settings = EvaluationSettings(task, _env_seeds(), NUM_ENVS.value)
+    settings = EvaluationSettings(
+        task,
+        _env_seeds(),
+        NUM_ENVS.value,
+        backend=simulator.BACKEND.value,
+        perturbation=simulator.perturbation(),
+    )
     steps = EPISODES.value * spec_for(agent.config, task).episode_length
     with Progress(steps, task, unit="step", quiet=launch.QUIET.value) as progress:
         rollouts = evaluate_controller(

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch, training_flags
+from experiments import launch, simulator, training_flags
 from specmpc_jax import agent, metrics_writers
 from specmpc_jax.config import PlannerConfig, model_config
 from specmpc_jax.envs import registry
@@ -84,7 +84,7 @@ training_flags.define(PlannerConfig, _PLANNER)
 def main() -> None:
     """Trains as the flags say."""
     num_envs = flags.FLAGS.num_envs
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"backend": simulator.BACKEND.value}
     if ACTION_REPEAT.value is not None:
         options["action_repeat"] = ACTION_REPEAT.value
     with (
@@ -188,6 +188,7 @@ def make_settings(spec: EnvironmentSpec, num_replays: int = 1) -> online.Setting
         planner=planner,
         train=dataclasses.replace(train, buffer_size=min(train.buffer_size, rows)),
         online=OnlineConfig(
+            backend=simulator.BACKEND.value,
             task=spec.task,
             seed=launch.SEED.value,
             use_planner=MPC.value,

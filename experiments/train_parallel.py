@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch, multihost
+from experiments import launch, multihost, simulator
 from experiments import train as single
 from specmpc_jax import processes
 from specmpc_jax.envs import registry
@@ -40,6 +40,8 @@ def main() -> None:
     """Trains as the flags say."""
     if flags.FLAGS.video_freq:
         raise UserError("train_parallel films nothing; use experiments.evaluate --save_video")
+    if simulator.BACKEND.value != "mujoco":
+        raise UserError("train_parallel steps environments in processes; train has --backend=mjx")
     if single.FINETUNE.value:
         raise UserError("train_parallel starts from nothing; experiments.train has --finetune")
     devices = processes.devices_in_use(WORLD_SIZE.value)

@@ -193,6 +193,27 @@ class SpeculationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Perturbation:
+    """How far a simulated world may be from the one that a teacher knows.
+
+    Every lane's world has its own factors, exp(strength * u) with u uniform in [-1, 1]: at
+    strength 0.2 at most 22% more or 18% less. `mass` scales the mass and inertia of every
+    body, `friction` the sliding friction of every geom and the friction loss of every
+    joint, `gain` the force of every actuator.
+    """
+
+    mass: float = 0.0
+    friction: float = 0.0
+    gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not 0.0 <= value <= 5.0:
+                raise UserError(f"a perturbation's {field.name} is {value}; it must be in 0..5")
+
+
+@dataclasses.dataclass(frozen=True)
 class CorrectorConfig:
     """Architecture of a corrector; stored beside its weights.
 

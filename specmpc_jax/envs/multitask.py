@@ -92,9 +92,39 @@ def make_for(model: ModelConfig, task: str) -> Environment:
     return environment
 
 
-def make_batch_for(model: ModelConfig, task: str, num_envs: int) -> EnvironmentBatch:
-    """Makes several environments of one task as a model sees it; see `make_for`."""
-    return EnvironmentBatch([make_for(model, task) for _ in range(num_envs)])
+def make_batch_for(
+    model: ModelConfig, task: str, num_envs: int, backend: str = "mujoco"
+) -> EnvironmentBatch:
+    """Makes several environments of one task as a model sees it.
+
+    Args:
+      model: as for `make_for`.
+      task: as for `make_for`.
+      num_envs: B.
+      backend: as for `registry.make_batch`. On MJX an episode of a seed begins as the
+        suite's of that seed does.
+
+    Raises:
+      UserError: as `make_for`; if the model is multi-task and the backend MJX.
+    """
+    if backend == "mujoco":
+        return EnvironmentBatch([make_for(model, task) for _ in range(num_envs)])
+    check_backend(model, task, backend)
+    return registry.make_batch(task, num_envs, model.observation, backend, suite_starts=True)
+
+
+def check_backend(model: ModelConfig, task: str, backend: str) -> None:
+    """Says early what cannot be made.
+
+    Raises:
+      UserError: as `make_batch_for`.
+    """
+    spec_for(model, task)
+    if backend == "mujoco":
+        return
+    if model.multitask:
+        raise UserError("the backend mjx takes single-task teachers only")
+    registry.make_batch(task, 1, model.observation, backend).close()
 
 
 def spec_for(model: ModelConfig, task: str) -> EnvironmentSpec:

@@ -59,15 +59,35 @@ def make(task: str, observation: str = "state", **options: Any) -> Environment:
 
 
 def make_batch(
-    task: str, num_envs: int, observation: str = "state", **options: Any
+    task: str,
+    num_envs: int,
+    observation: str = "state",
+    backend: str = "mujoco",
+    **options: Any,
 ) -> EnvironmentBatch:
     """Makes several environments of one task, stepped side by side; see `make`.
 
+    Args:
+      task: as for `make`.
+      num_envs: B.
+      observation: as for `make`.
+      backend: "mujoco" steps the task's own environments one after another; "mjx" steps
+        all lanes of a task of the suite in one program on the device (`envs.mjx`).
+      **options: as for `make`; those of `MjxLanes` for "mjx".
+
     Raises:
-      UserError: as `make`; if `num_envs` is below 1.
+      UserError: as `make`; if `num_envs` is below 1; if the task does not run on MJX.
     """
     if num_envs < 1:
         raise UserError(f"num_envs is {num_envs}; it must be at least 1")
+    if backend == "mjx":
+        if observation != "state":
+            raise UserError("the backend mjx simulates states only: leave --obs=rgb out")
+        from specmpc_jax.envs.mjx.lanes import MjxLanes
+
+        return MjxLanes(task, num_envs, **options)
+    if backend != "mujoco":
+        raise UserError(f"backend is {backend!r}; it can be 'mujoco' or 'mjx'")
     return EnvironmentBatch([make(task, observation, **options) for _ in range(num_envs)])
 
 

@@ -7,9 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from specmpc_jax.config import Perturbation
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.batch import EnvironmentBatch
-from specmpc_jax.envs.multitask import make_batch_for
+from specmpc_jax.envs.multitask import check_backend, make_batch_for
+from specmpc_jax.errors import UserError
+from specmpc_jax.evaluation import device_rollout
 from specmpc_jax.evaluation.episodes import Episode, Rollouts, success_rate
 from specmpc_jax.evaluation.offsets import OffsetRecorder
 from specmpc_jax.evaluation.rollout import run_episodes
@@ -93,13 +96,16 @@ class EvaluationSettings:
     """What all variants of one comparison share.
 
     `latency_steps` bounds the extra single-lane run that measures the action
-    latency when episodes are run side by side.
+    latency when episodes are run side by side, 0 does without. `backend` is that of
+    `registry.make_batch`; only on MJX may worlds differ from the task's own.
     """
 
     task: str
     env_seeds: tuple[int, ...]
     num_envs: int = 1
     latency_steps: int = 200
+    backend: str = "mujoco"
+    perturbation: Perturbation = Perturbation()
 
 
 def evaluate_controller(
@@ -127,7 +133,12 @@ def evaluate_controller(
     seeds, model = settings.env_seeds, controller.program.model
     lanes = min(settings.num_envs, len(seeds))
     shared = len(devices) > 1 or jax.process_count() > 1
-    if shared:
+    on_device = settings.backend == "mjx"
+    if on_device:
+        if shared:
+            raise UserError("the backend mjx runs on one device: leave --devices out")
+        result = _run_on_device(controller, settings, lanes, key, advance, recorder)
+    elif shared:
 
         def make_lanes() -> EnvironmentBatch:
             return make_batch_for(model, settings.task, lanes)
@@ -137,7 +148,7 @@ def evaluate_controller(
         observe = None if recorder is None else recorder.observe
         with make_batch_for(model, settings.task, lanes) as environments:
             result = run_episodes(controller, environments, seeds, key, observe, advance)
-    if lanes > 1 or shared:
+    if settings.latency_steps and (lanes > 1 or shared or on_device):
         with make_batch_for(model, settings.task, 1) as environment:
             timed = run_episodes(
                 controller,
@@ -148,6 +159,32 @@ def evaluate_controller(
             )
         result.latencies, result.first_latency = timed.latencies, timed.first_latency
     return result
+
+
+def _run_on_device(
+    controller: Controller,
+    settings: EvaluationSettings,
+    lanes: int,
+    key: Array,
+    advance: Callable[[int], None] | None,
+    recorder: OffsetRecorder | None,
+) -> Rollouts:
+    """All episodes on MJX, which is imported only here."""
+    from specmpc_jax.envs.mjx import MjxEnvironment, perturbed, starts_of_seeds
+
+    check_backend(controller.program.model, settings.task, settings.backend)
+    environment = MjxEnvironment(settings.task)
+    return device_rollout.run_episodes(
+        controller,
+        environment,
+        settings.env_seeds,
+        key,
+        num_envs=lanes,
+        starts=lambda seeds: starts_of_seeds(environment, seeds),
+        models=lambda keys: perturbed(environment, settings.perturbation, keys),
+        observe=None if recorder is None else recorder.observe,
+        advance=advance,
+    )
 
 
 def episode_rows(identity: dict[str, Any], episodes: Sequence[Episode]) -> list[dict[str, Any]]:

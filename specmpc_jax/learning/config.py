@@ -66,7 +66,8 @@ class OnlineConfig:
     `steps`, `eval_freq`, `checkpoint_freq` and `video_freq` count environment
     steps, as published curves do; 0 switches the last three off. What is due
     happens when an episode ends. `use_planner` False acts with the policy
-    prior. `fused_updates` is the number of updates in one compiled call.
+    prior. `fused_updates` is the number of updates in one compiled call. `backend` is
+    that of `envs.registry.make_batch`.
     """
 
     task: str
@@ -79,6 +80,7 @@ class OnlineConfig:
     eval_episodes: int = 10
     checkpoint_freq: int = 20_000
     video_freq: int = 0
+    backend: str = "mujoco"
 
     def __post_init__(self) -> None:
         for name in ("steps", "num_envs", "fused_updates", "eval_episodes"):

@@ -1,5 +1,14 @@
 """Tasks of the suite as pure functions on the device, by MJX."""
 
 from specmpc_jax.envs.mjx.environment import MjxEnvironment, MjxState, task_names
+from specmpc_jax.envs.mjx.lanes import MjxLanes, starts_of_seeds
+from specmpc_jax.envs.mjx.perturbation import perturbed
 
-__all__ = ["MjxEnvironment", "MjxState", "task_names"]
+__all__ = [
+    "MjxEnvironment",
+    "MjxLanes",
+    "MjxState",
+    "perturbed",
+    "starts_of_seeds",
+    "task_names",
+]

@@ -1,7 +1,6 @@
 """One task on the device: reset and step as pure functions, for `jit`, `vmap` and `scan`."""
 
 import importlib
-import math
 from collections.abc import Callable, Mapping
 
 import flax.struct
@@ -11,13 +10,12 @@ import numpy as np
 from mujoco import mjx
 
 from specmpc_jax.envs.dm_control import (
-    ENVIRONMENT_STEPS,
     DMControlEnvironment,
     canonical_name,
     find_task,
 )
 from specmpc_jax.envs.mjx.domain import Domain, Start
-from specmpc_jax.envs.mjx.physics import Physics, advance, load, place
+from specmpc_jax.envs.mjx.physics import Physics, advance, place, take
 from specmpc_jax.envs.protocol import EnvironmentSpec
 from specmpc_jax.errors import UserError, nearest_names
 from specmpc_jax.types import Array
@@ -61,30 +59,20 @@ class MjxEnvironment:
         Raises:
           UserError: if there is no such task on MJX, or `action_repeat` is below 1.
         """
-        if action_repeat < 1:
-            raise UserError(f"action_repeat is {action_repeat}; it must be at least 1")
         domain, name = find_task(task)
         maker = _tasks(domain).get(name) if domain in _DOMAINS else None
         if maker is None:
             nearest = nearest_names(task, task_names())
             raise UserError(f"task {task!r} does not run on MJX; nearest names that do: {nearest}")
-        self.physics: Physics = load(domain, name)
+        host = DMControlEnvironment(task, action_repeat)
+        host.reset(0)
+        self.spec: EnvironmentSpec = host.spec
+        self.physics: Physics = take(host.suite_environment)
+        host.close()
         self.domain: Domain = maker(self.physics)
         self.model: mjx.Model = mjx.put_model(self.physics.host)
         low, high = self.physics.host.actuator_ctrlrange.T
         self._low, self._half_range = np.float32(low), np.float32((high - low) / 2.0)
-        start = Start(
-            self.model.qpos0, jnp.zeros(self.physics.host.nv), jnp.zeros(self.domain.goal_size)
-        )
-        observed = jax.eval_shape(lambda: self.begin(self.model, start).observation)
-        self.spec = EnvironmentSpec(
-            task=canonical_name(domain, name),
-            observation="state",
-            observation_shape=observed.shape,
-            action_dim=len(low),
-            episode_length=math.ceil(ENVIRONMENT_STEPS / action_repeat),
-            action_repeat=action_repeat,
-        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MjxEnvironment) and self.spec == other.spec

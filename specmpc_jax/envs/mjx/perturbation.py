@@ -1,51 +1,26 @@
 """Models that differ from the one a teacher was trained on, one a lane.
 
-Corrections exist for the case that the model is wrong. Here the world is made so: masses,
-friction and the actuators' strength of every lane are scaled by factors of their own,
-
-    factor = exp(strength * u),   u uniform in [-1, 1],
-
-so that 0.2 is at most 22% more or 18% less.
+Corrections exist for the case that the model is wrong; here the world is made so.
 """
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 
+from specmpc_jax.config import Perturbation
 from specmpc_jax.envs.device import Models
 from specmpc_jax.envs.mjx.environment import MjxEnvironment
-from specmpc_jax.errors import UserError
 from specmpc_jax.types import Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Perturbation:
-    """How much each part of the model may differ; see the module.
-
-    `mass` scales the mass and inertia of every body, `friction` the sliding friction of
-    every geom and the friction loss of every joint, `gain` the force of every actuator.
-    """
-
-    mass: float = 0.0
-    friction: float = 0.0
-    gain: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not 0.0 <= value < 5.0:
-                raise UserError(f"a perturbation's {field.name} is {value}; it must be in [0, 5)")
 
 
 def perturbed(environment: MjxEnvironment, perturbation: Perturbation, keys: Array) -> Models:
     """Draws the model of every lane; consumes `keys` `[B]`.
 
     Returns:
-      The models; at strength 0 every lane's is the suite's. Gravity compensation and
-      the actuators' length-dependent forces stay as they are: no task here has them.
+      The models; without any perturbation one for all lanes, the suite's.
     """
     model = environment.model
+    if perturbation == Perturbation():
+        return Models(model)
 
     def own(key: Array) -> dict[str, Array]:
         mass_key, geom_key, dof_key, gain_key = jax.random.split(key, 4)

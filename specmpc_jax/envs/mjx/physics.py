@@ -13,13 +13,13 @@ positions and velocities, but touch sensors as they were before the last integra
 
 import copy
 import dataclasses
+from typing import Any
 
 import jax
 import mujoco
 import numpy as np
 from mujoco import mjx
 
-from specmpc_jax.envs.rendering import import_suite
 from specmpc_jax.types import Array
 
 
@@ -64,15 +64,12 @@ class Physics:
         return index
 
 
-def load(domain: str, task: str) -> Physics:
-    """Loads a task's model as it is in the task's episodes."""
-    environment = import_suite().load(domain, task, task_kwargs={"random": 0})
-    environment.reset()  # tasks change their model when an episode begins
+def take(environment: Any) -> Physics:
+    """Copies the model of a suite's environment whose episode has begun: tasks change it then."""
     host = copy.copy(environment.physics.model.ptr)
     # The suite has energies computed in some domains, which nothing uses and MJX does not know.
     host.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)
     substeps = round(environment.control_timestep() / environment.physics.timestep())
-    environment.close()
     return Physics(host, substeps)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax.errors import UserError
 
 _CHECKPOINT = flags.DEFINE_string(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax.agent import Agent, load
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset

@@ -18,11 +18,11 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import launch, step_latency, tables, teachers, timing
-from experiments import planning_programs as programs
-from experiments.planning_programs import Program
-from experiments.planning_report import Report
-from experiments.planning_settings import Setting, check_model, default_row, sweep
+from experiments.support import launch, step_latency, tables, teachers, timing
+from experiments.support import planning_programs as programs
+from experiments.support.planning_programs import Program
+from experiments.support.planning_report import Report
+from experiments.support.planning_settings import Setting, check_model, default_row, sweep
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, model_config
 from specmpc_jax.errors import UserError, nearest_names
@@ -224,7 +224,7 @@ def _import_torch_baseline() -> Callable[..., Program]:
     # Else torch.compile would answer a repeated command from what it kept on disk.
     os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     warnings.filterwarnings("ignore", message="dynamo_pgo force disabled")
-    from experiments.torch_baseline import torch_program
+    from experiments.support.torch_baseline import torch_program
 
     return torch_program
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch, planner_flags, realtime_plot, tables, teachers
+from experiments.support import launch, planner_flags, realtime_plot, tables, teachers
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector

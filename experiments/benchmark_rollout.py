@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import corrector_files, launch, planner_flags, tables, teachers
+from experiments.support import corrector_files, launch, planner_flags, tables, teachers
 from specmpc_jax import files
 from specmpc_jax.controller import Controller
 from specmpc_jax.envs.device import DeviceEnvironment, Models, step_lanes

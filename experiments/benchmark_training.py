@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch, tables, update_timing
+from experiments.support import launch, tables, update_timing
 from specmpc_jax import files
 from specmpc_jax.config import ModelConfig, model_config
 from specmpc_jax.envs import registry

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import (
+from experiments.support import (
     corrector_files,
     corrector_training,
     launch,
@@ -26,8 +26,8 @@ from experiments import (
     tables,
     teachers,
 )
-from experiments.collecting import collect_round, finish, keep_part, mean_return, part_path
-from experiments.dagger import Aggregation, aggregate
+from experiments.support.collecting import collect_round, finish, keep_part, mean_return, part_path
+from experiments.support.dagger import Aggregation, aggregate
 from specmpc_jax import processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector

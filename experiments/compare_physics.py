@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import launch, tables
+from experiments.support import launch, tables
 from specmpc_jax import files
 from specmpc_jax.envs import registry
 from specmpc_jax.errors import UserError

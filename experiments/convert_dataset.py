@@ -9,7 +9,7 @@ with the next chunk. Nothing in the files is run.
 
 from absl import flags
 
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax.datasets.episodes import convert, open_chunks
 from specmpc_jax.errors import UserError
 from specmpc_jax.progress import Progress

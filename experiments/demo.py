@@ -14,9 +14,9 @@ from pathlib import Path
 from absl import flags
 
 import specmpc_jax as sm
-from experiments import launch, plotting, tables
-from experiments.collecting import collect_round, finish
-from experiments.compare import Results, compare, shared_settings, table
+from experiments.support import launch, plotting, tables
+from experiments.support.collecting import collect_round, finish
+from experiments.support.compare import Results, compare, shared_settings, table
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
 from specmpc_jax.correctors.corrector import Corrector

@@ -14,7 +14,7 @@ from absl import flags
 from converters import released
 from converters.download import download
 from converters.released import ReleasedFile
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax.checkpointing import file_sha256
 from specmpc_jax.errors import UserError
 from specmpc_jax.progress import Progress

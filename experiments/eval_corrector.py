@@ -21,7 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import (
+from experiments.support import (
     corrector_files,
     planner_flags,
     sharded,
@@ -30,7 +30,7 @@ from experiments import (
     teachers,
     tracing,
 )
-from experiments.compare import Results, compare, score_table, shared_settings, table
+from experiments.support.compare import Results, compare, score_table, shared_settings, table
 from specmpc_jax import processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.envs.multitask import check_backend

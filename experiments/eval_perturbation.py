@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import (
+from experiments.support import (
     corrector_files,
     launch,
     perturbation_plot,
@@ -21,7 +21,7 @@ from experiments import (
     tables,
     teachers,
 )
-from experiments.compare import Results, compare, shared_settings
+from experiments.support.compare import Results, compare, shared_settings
 from specmpc_jax import files
 from specmpc_jax.config import Perturbation
 from specmpc_jax.envs.multitask import check_backend

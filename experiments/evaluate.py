@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import launch, planner_flags, simulator, tables, teachers
+from experiments.support import launch, planner_flags, simulator, tables, teachers
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
 from specmpc_jax.envs.multitask import check_backend, spec_for

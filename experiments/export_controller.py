@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch, planner_flags, teachers
+from experiments.support import launch, planner_flags, teachers
 from specmpc_jax.exporting import export_controller
 
 EXEC_HORIZON = flags.DEFINE_integer(

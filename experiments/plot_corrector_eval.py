@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch, plotting
+from experiments.support import launch, plotting
 from specmpc_jax.errors import UserError
 
 RESULTS = flags.DEFINE_string(

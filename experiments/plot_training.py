@@ -11,9 +11,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import curve_plots, launch
-from experiments import plot_style as style
-from experiments.learning_curves import find_runs
+from experiments.support import curve_plots, launch
+from experiments.support import plot_style as style
+from experiments.support.learning_curves import find_runs
 from specmpc_jax import files
 from specmpc_jax.errors import UserError
 

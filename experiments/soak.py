@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import launch, planner_flags, soak_plot, teachers
-from experiments.soak_record import COLUMNS, Compilations, Recorder, summarise
+from experiments.support import launch, planner_flags, soak_plot, teachers
+from experiments.support.soak_record import COLUMNS, Compilations, Recorder, summarise
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors.corrector import Corrector

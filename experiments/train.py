@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch, simulator, training_flags
+from experiments.support import launch, simulator, training_flags
 from specmpc_jax import agent, metrics_writers
 from specmpc_jax.config import PlannerConfig, model_config
 from specmpc_jax.envs import registry

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import corrector_files, corrector_training, launch, tables
+from experiments.support import corrector_files, corrector_training, launch, tables
 from specmpc_jax import files
 from specmpc_jax.correctors.dataset import CorrectorDataset
 from specmpc_jax.correctors.training import Epoch

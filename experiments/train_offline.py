@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch, training_flags
+from experiments.support import launch, training_flags
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import ModelConfig, PlannerConfig, model_config
 from specmpc_jax.datasets.episodes import Chunk, open_chunks

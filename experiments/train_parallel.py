@@ -11,8 +11,8 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch, multihost, simulator
 from experiments import train as single
+from experiments.support import launch, multihost, simulator
 from specmpc_jax import processes
 from specmpc_jax.envs import registry
 from specmpc_jax.errors import UserError

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments import planning_programs, plot_planning, timing
-from experiments.planning_settings import Setting, check_model, default_row, sweep
+from experiments.support import planning_programs, plot_planning, timing
+from experiments.support.planning_settings import Setting, check_model, default_row, sweep
 from models import TINY_PLANNER, tiny_agent, tiny_config
 from specmpc_jax.config import PlannerConfig, model_config
 from specmpc_jax.errors import UserError
@@ -123,7 +123,7 @@ def test_benchmarked_plan_is_the_agents():
 
 def test_torch_plan_is_the_jax_plan():
     torch = pytest.importorskip("torch")
-    from experiments.torch_baseline import TorchNoise, TorchPlanner
+    from experiments.support.torch_baseline import TorchNoise, TorchPlanner
 
     agent, lanes = tiny_agent(), 3
     z = planning_programs.start_latents(agent.config, lanes, jax.random.key(1))

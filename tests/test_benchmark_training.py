@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import update_timing
+from experiments.support import update_timing
 from models import tiny_config
 from specmpc_jax.learning.config import TrainConfig
 from specmpc_jax.learning.flops import update_flops

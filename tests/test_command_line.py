@@ -5,7 +5,7 @@ import io
 import pytest
 from absl import flags
 
-from experiments import command_line
+from experiments.support import command_line
 
 
 class Terminal(io.StringIO):
@@ -17,15 +17,21 @@ class Terminal(io.StringIO):
 def registry():
     """Flags of a binary, of planner_flags and of the scaffold, by module."""
     values = flags.FlagValues()
-    defined = {"binary.py": [], "experiments.planner_flags": [], "experiments.launch": []}
+    defined = {
+        "binary.py": [],
+        "experiments.support.planner_flags": [],
+        "experiments.support.launch": [],
+    }
 
     def add(module, define, name, default, text, **options):
         define(name, default, text, flag_values=values, module_name=module, **options)
         defined[module].append(values[name])
 
-    add("experiments.launch", flags.DEFINE_string, "device", "", "Device; any if empty.")
-    add("experiments.launch", flags.DEFINE_boolean, "quiet", False, "Results only.")
-    add("experiments.planner_flags", flags.DEFINE_integer, "iterations", None, "Iterations.")
+    add("experiments.support.launch", flags.DEFINE_string, "device", "", "Device; any if empty.")
+    add("experiments.support.launch", flags.DEFINE_boolean, "quiet", False, "Results only.")
+    add(
+        "experiments.support.planner_flags", flags.DEFINE_integer, "iterations", None, "Iterations."
+    )
     add("binary.py", flags.DEFINE_list, "sizes", ["1", "5"], "Sizes.")
     add("binary.py", define_enum, "obs", "state", "What is seen.")
     return defined

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import corrector_training, dagger
-from experiments.dagger import Aggregation, aggregate, rounds_directory
+from experiments.support import corrector_training, dagger
+from experiments.support.dagger import Aggregation, aggregate, rounds_directory
 from models import ToyEnvironment, tiny_agent
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig
 from specmpc_jax.correctors.corrector import Corrector

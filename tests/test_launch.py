@@ -21,7 +21,7 @@ import time
 
 from absl import flags
 
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax.errors import UserError
 
 STEPS = flags.DEFINE_integer("steps", 10, "Environment steps.")

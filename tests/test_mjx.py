@@ -62,8 +62,6 @@ def suite_view(environment: DMControlEnvironment) -> tuple[np.ndarray, float]:
     seen = suite.task.get_observation(suite.physics)
     observation = np.concatenate([np.ravel(value) for value in seen.values()])
     return observation, suite.task.get_reward(suite.physics)
-        suite.physics
-    )
 
 
 def test_names():

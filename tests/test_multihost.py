@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments import multihost
+from experiments.support import multihost
 from specmpc_jax.config import model_config
 from specmpc_jax.errors import UserError
 from specmpc_jax.learning import data_parallel

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from experiments import curve_plots, learning_curves
-from experiments.learning_curves import Curve, Run
+from experiments.support import curve_plots, learning_curves
+from experiments.support.learning_curves import Curve, Run
 from specmpc_jax import files
 from specmpc_jax.errors import UserError
 

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments import plotting
-from experiments.results import compared_to_open_loop, models_by_task, pareto_front, read_results
+from experiments.support import plotting
+from experiments.support.results import (
+    compared_to_open_loop,
+    models_by_task,
+    pareto_front,
+    read_results,
+)
 from specmpc_jax import files
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation import statistics, variants

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import specmpc_jax as sm
-from experiments import realtime_plot
+from experiments.support import realtime_plot
 from models import ToyEnvironment, tiny_agent
 from specmpc_jax import checkpointing
 from specmpc_jax.evaluation import realtime

@@ -9,8 +9,8 @@ import pytest
 from absl import flags
 from scipy import stats
 
-from experiments import compare as comparing
-from experiments.compare import Results, compare, shared_settings
+from experiments.support import compare as comparing
+from experiments.support.compare import Results, compare, shared_settings
 from models import ToyEnvironment, tiny_agent, toy_batch
 from specmpc_jax.envs import registry
 from specmpc_jax.evaluation import statistics, variants

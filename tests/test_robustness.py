@@ -129,7 +129,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from absl import flags
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax import checkpointing
 
 PATH = flags.DEFINE_string("path", "", "Where to.")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import collecting, launch
+from experiments.support import collecting, launch
 from models import ToyEnvironment, tiny_agent, toy_batch
 from specmpc_jax.envs import registry
 from specmpc_jax.errors import UserError

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import soak_plot
-from experiments.soak_record import (
+from experiments.support import soak_plot
+from experiments.support.soak_record import (
     COLUMNS,
     Compilations,
     Recorder,

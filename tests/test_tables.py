@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import tables
+from experiments.support import tables
 
 ROWS = [
     {"variant": "baseline", "return": 935.25, "calls": 1.0, "episodes": 10, "done": True},

@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from experiments import teachers
+from experiments.support import teachers
 from models import tiny_agent
 from specmpc_jax import checkpointing
 from specmpc_jax.config import MODEL_SIZES

@@ -16,7 +16,7 @@ from specmpc_jax.learning.update import update
 from specmpc_jax.world_model import WorldModel
 
 pytest.importorskip("torch")
-from experiments.torch_update import TorchLearner  # noqa: E402
+from experiments.support.torch_update import TorchLearner  # noqa: E402
 
 MODEL = WorldModel(tiny_config(episode_lengths=(500,)))
 CONFIG = TrainConfig(batch_size=8, grad_clip_norm=0.5)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import trace_page
+from experiments.support import trace_page
 from models import ToyEnvironment, tiny_agent, toy_batch
 from specmpc_jax.envs.batch import EnvironmentBatch
 from specmpc_jax.errors import UserError

@@ -10,7 +10,7 @@ import dataclasses  # noqa: E402
 
 from absl import flags  # noqa: E402
 
-from experiments import launch, multihost  # noqa: E402
+from experiments.support import launch, multihost  # noqa: E402
 from specmpc_jax.learning import online, parallel  # noqa: E402
 from specmpc_jax.learning.config import ParallelConfig  # noqa: E402
 from specmpc_jax.learning.run_directory import Position, RunDirectory  # noqa: E402

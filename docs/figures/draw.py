@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
-from experiments import plot_style as style
+from experiments.support import plot_style as style
 from specmpc_jax import files
 from specmpc_jax.config import PlannerConfig
 from specmpc_jax.planning import mppi

@@ -12,7 +12,7 @@ from specmpc_jax import files
 from specmpc_jax.errors import UserError
 from specmpc_jax.evaluation import statistics
 
-REFERENCES = Path(__file__).parent / "reference_curves"
+REFERENCES = Path(__file__).parents[1] / "reference_curves"
 
 
 class Curve(NamedTuple):

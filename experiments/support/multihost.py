@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 
 from absl import flags
 
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax.errors import UserError
 
 COORDINATOR = flags.DEFINE_string(

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments import launch, plot_planning, plot_style, step_latency
-from experiments.planning_settings import Setting
+from experiments.support import launch, plot_planning, plot_style, step_latency
+from experiments.support.planning_settings import Setting
 from specmpc_jax import files
 
 _FIGURES = (

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from experiments import plot_style as style
-from experiments.planning_settings import AXES
+from experiments.support import plot_style as style
+from experiments.support.planning_settings import AXES
 
 Row = Mapping[str, Any]
 

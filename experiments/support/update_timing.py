@@ -143,7 +143,7 @@ def make_jax(model: ModelConfig, config: TrainConfig, batch: Batch, key: Array) 
 
 def make_torch_eager(model: ModelConfig, config: TrainConfig, batch: Batch, key: Array) -> Timed:
     """The eager PyTorch update; its random numbers, dropout apart, are drawn beforehand."""
-    from experiments.torch_update import TorchLearner
+    from experiments.support.torch_update import TorchLearner
 
     learner = TorchLearner(model, config, jax.jit(WorldModel(model).init)(key))
     return functools.partial(learner.update, batch, draw_noise(key, batch, model))

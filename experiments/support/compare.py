@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import launch, planner_flags
+from experiments.support import launch, planner_flags
 from specmpc_jax import files, processes
 from specmpc_jax.agent import Agent
 from specmpc_jax.checkpointing import fingerprint

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from experiments import plot_details
-from experiments import plot_style as style
-from experiments.results import (
+from experiments.support import plot_details
+from experiments.support import plot_style as style
+from experiments.support.results import (
     BASELINE,
     OPEN_LOOP,
     POLICY,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.results import BASELINE, OPEN_LOOP, POLICY, Model, Result
+from experiments.support.results import BASELINE, OPEN_LOOP, POLICY, Model, Result
 
 # Inches across a text column; a figure of this width is printed at its own size.
 TEXT_WIDTH = 6.5

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import timing
+from experiments.support import timing
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import CorrectorConfig
 from specmpc_jax.controller import Controller

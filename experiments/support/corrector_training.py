@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax import files
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig, to_json
 from specmpc_jax.correctors.corrector import Corrector

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from converters import conversion
-from experiments.planning_programs import Program
-from experiments.planning_settings import Setting
+from experiments.support.planning_programs import Program
+from experiments.support.planning_settings import Setting
 from specmpc_jax.config import ModelConfig, PlannerConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.types import Params

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import corrector_training, launch
-from experiments.collecting import collect_round, finish, mean_return
+from experiments.support import corrector_training, launch
+from experiments.support.collecting import collect_round, finish, mean_return
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import CorrectorConfig, CorrectorTrainConfig

@@ -6,7 +6,7 @@ from typing import NoReturn
 import jax
 from absl import flags
 
-from experiments import multihost
+from experiments.support import multihost
 from specmpc_jax import processes
 
 DEVICES = flags.DEFINE_integer(

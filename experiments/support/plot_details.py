@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import plot_style as style
-from experiments.results import Model, Result
+from experiments.support import plot_style as style
+from experiments.support.results import Model, Result
 
 
 def offsets(models: Sequence[Model]) -> Figure | None:

@@ -12,12 +12,12 @@ from absl import flags
 
 # What the groups of shared flags are called, by the module that defines them.
 _TITLES = {
-    "experiments.launch": "Flags of every binary",
-    "experiments.planner_flags": "Planner",
-    "experiments.teachers": "Task and teacher",
-    "experiments.tracing": "Trace of an episode",
+    "experiments.support.launch": "Flags of every binary",
+    "experiments.support.planner_flags": "Planner",
+    "experiments.support.teachers": "Task and teacher",
+    "experiments.support.tracing": "Trace of an episode",
 }
-_LAST = "experiments.launch"
+_LAST = "experiments.support.launch"
 _BOLD, _RED = "1", "1;31"
 # absl's names of types; the others are shown as they are.
 _KINDS = {

@@ -6,8 +6,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments import launch, planner_flags
-from experiments.trace_page import write_trace
+from experiments.support import launch, planner_flags
+from experiments.support.trace_page import write_trace
 from specmpc_jax.agent import Agent
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.corrector import Corrector

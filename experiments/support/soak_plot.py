@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments import plot_style as style
+from experiments.support import plot_style as style
 from specmpc_jax import files
 
 _PLAN, _STEP, _MEMORY = "#0072B2", "#009E73", "#000000"

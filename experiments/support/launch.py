@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from experiments import command_line
+from experiments.support import command_line
 from specmpc_jax import files
 from specmpc_jax.errors import UserError, nearest_names
 from specmpc_jax.machine import cpu_field, enable_compilation_cache
@@ -307,7 +307,7 @@ def _version(package: str) -> str | None:
 
 def _git_revision() -> str | None:
     """Revision of the code, with "-dirty" if it was changed since; None outside a git checkout."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     # Excluding every tag leaves the bare commit.

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from experiments import plot_style as style
-from experiments.learning_curves import Curve, Run, mean_over_seeds, official_curves
+from experiments.support import plot_style as style
+from experiments.support.learning_curves import Curve, Run, mean_over_seeds, official_curves
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("-", "--", "-.", ":")

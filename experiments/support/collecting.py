@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import launch
+from experiments.support import launch
 from specmpc_jax import files, processes
 from specmpc_jax.controller import Controller
 from specmpc_jax.correctors.collection import collect

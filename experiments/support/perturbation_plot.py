@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import plot_style as style
-from experiments.results import BASELINE, OPEN_LOOP, POLICY
+from experiments.support import plot_style as style
+from experiments.support.results import BASELINE, OPEN_LOOP, POLICY
 from specmpc_jax import files
 from specmpc_jax.evaluation import variants
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter
 
-from experiments import plot_style as style
+from experiments.support import plot_style as style
 from specmpc_jax import files
 
 # Colours as in the other figures: black for planning at every step, orange for blocks.

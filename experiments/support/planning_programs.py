@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.planning_settings import Setting
+from experiments.support.planning_settings import Setting
 from specmpc_jax.config import ModelConfig
 from specmpc_jax.ops.activations import simnorm
 from specmpc_jax.planning import fused_model, mppi

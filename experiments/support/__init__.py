@@ -1,0 +1,1 @@
+"""What the binaries share: their scaffold, flags, tables, timing and figures."""

@@ -8,7 +8,6 @@ off the weights. A parity report compares torch and Flax module by module, and
 nothing is written unless they agree.
 """
 
-import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -72,8 +71,7 @@ def main() -> None:
         )
         print(verify.format_report(report), flush=True)
         verify.require_parity(report)
-        parity = {row.module: row.difference for row in report}
-        source = dataclasses.replace(source, metadata=source.metadata | {"parity": parity})
+        source = transfer.with_parity(source, report)
 
     if _TO_TORCH.value:
         transfer.write_torch(output, source)

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.support import launch
-from specmpc_jax.agent import Agent, load
+from specmpc_jax import Agent, load
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.correctors.dataset import CorrectorDataset
 from specmpc_jax.errors import UserError

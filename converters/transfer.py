@@ -1,13 +1,14 @@
 """A model read from either side, described, compared and written to the other."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import torch
 
 from converters import conversion, loading, torch_reader
+from converters.verify import Parity
 from specmpc_jax import checkpointing, files
 from specmpc_jax.config import ModelConfig
 from specmpc_jax.types import Params
@@ -49,6 +50,12 @@ def read_flax(path: files.PathLike) -> Source:
 def in_current_layout(source: Source) -> Source:
     """The same model with its torch side in the current official layout."""
     return dataclasses.replace(source, state_dict=conversion.to_torch(source.params, source.config))
+
+
+def with_parity(source: Source, report: Sequence[Parity]) -> Source:
+    """The same model, whose metadata say how equal torch and Flax were found."""
+    parity = {row.module: row.difference for row in report}
+    return dataclasses.replace(source, metadata=source.metadata | {"parity": parity})
 
 
 def write_flax(path: files.PathLike, source: Source, *, overwrite: bool = False) -> None:

@@ -17,7 +17,7 @@ from converters.released import ReleasedFile
 from experiments.support import launch
 from specmpc_jax.checkpointing import file_sha256
 from specmpc_jax.errors import UserError
-from specmpc_jax.progress import Progress
+from specmpc_jax.progress import ByteProgress
 
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "tdmpc2_pretrained", "Directory of the files.")
 TASK_SET = flags.DEFINE_enum("task_set", "mt80", ["mt80", "mt30"], "Tasks of multi-task teachers.")
@@ -79,14 +79,14 @@ def _bring(file: ReleasedFile, url: str, path: Path) -> None:
         _check(file, path)
         print(f"{path} is there already")
         return
-    with _ByteProgress(file.name) as progress:
+    with ByteProgress(file.name, quiet=launch.QUIET.value) as progress:
         sha256 = download(
             url,
             path,
             sha256=file.sha256,
             size=file.size,
             on_progress=progress.show,
-            on_retry=progress.say,
+            on_retry=progress.write,
         )
     print(f"wrote {path}  ({path.stat().st_size / 1e6:.1f} MB, SHA-256 {sha256})", flush=True)
 
@@ -97,38 +97,6 @@ def _check(file: ReleasedFile, path: Path) -> None:
         raise UserError(f"{path} has {found:,} bytes instead of {file.size:,}; move it away first")
     if file.sha256 is not None and file_sha256(path) != file.sha256:
         raise UserError(f"{path} is not the released file (wrong SHA-256); move it away first")
-
-
-class _ByteProgress:
-    """Progress in megabytes of a download whose length is known once it answers."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._bar: Progress | None = None
-        self._shown = 0
-
-    def show(self, done: int, total: int | None) -> None:
-        """Shows `done` of `total` bytes."""
-        megabytes = done // 10**6
-        if self._bar is None:
-            whole = None if total is None else total // 10**6
-            quiet = launch.QUIET.value
-            self._bar = Progress(whole, self._name, unit="MB", quiet=quiet, initial=megabytes)
-            self._shown = megabytes
-        self._bar.advance(megabytes - self._shown)
-        self._shown = megabytes
-
-    def say(self, reason: str) -> None:
-        """Prints why a download pauses."""
-        if not launch.QUIET.value:
-            print(f"{self._name}: {reason}", flush=True)
-
-    def __enter__(self) -> "_ByteProgress":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from experiments.support import launch, simulator, training_flags
-from specmpc_jax import agent, metrics_writers
+from specmpc_jax import load, metrics_writers
 from specmpc_jax.config import PlannerConfig, model_config
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import EnvironmentSpec
@@ -118,7 +118,7 @@ def main() -> None:
 
 def _finetuned(settings: online.Settings, spec: EnvironmentSpec) -> tuple[Params, online.Settings]:
     """Parameters of the teacher to begin with, and settings with its architecture."""
-    teacher = agent.load(FINETUNE.value)
+    teacher = load(FINETUNE.value)
     params, model = teacher.params, teacher.config
     if model.multitask and spec.observation == "state":
         params, model = specialise(

@@ -2,17 +2,14 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specmpc_jax import checkpointing
 from specmpc_jax.config import ModelConfig, PlannerConfig, SpeculationConfig
 from specmpc_jax.controller import (
     ControlArrays,
@@ -34,9 +31,6 @@ from specmpc_jax.speculation.executor import ExecutorState, StepInfo
 from specmpc_jax.thresholds import Threshold, thresholds_from
 from specmpc_jax.types import Array, Params, Plan
 from specmpc_jax.world_model import WorldModel
-
-BUNDLED_PREFIX = "bundled:"
-BUNDLED_TEACHERS = Path(__file__).parent / "teachers"
 
 
 class Agent:
@@ -353,31 +347,6 @@ class Agent:
     def _call(self, function: str, task: str | int | None, *inputs: Array) -> Array:
         index = jnp.asarray(self.task_index(task))
         return _model_call(function, self.config, self.params, index, *inputs)
-
-
-def load(path: str | os.PathLike[str], planner: PlannerConfig | None = None) -> Agent:
-    """Loads an agent from a checkpoint directory.
-
-    Args:
-      path: directory that `converters.convert` or a training run wrote, or
-        `bundled:NAME` for a teacher that ships with the package.
-      planner: planner settings; the published ones if None.
-
-    Raises:
-      UserError: if there is no such checkpoint, or it is damaged.
-    """
-    if isinstance(path, str) and path.startswith(BUNDLED_PREFIX):
-        path = _bundled_teacher(path.removeprefix(BUNDLED_PREFIX))
-    saved = checkpointing.load_model(path)
-    fingerprint = checkpointing.fingerprint(saved.params)
-    return Agent(saved.params, saved.config, planner, saved.metadata, fingerprint)
-
-
-def _bundled_teacher(name: str) -> Path:
-    names = sorted(entry.name for entry in BUNDLED_TEACHERS.iterdir() if entry.is_dir())
-    if name not in names:
-        raise UserError(f"no bundled teacher is called {name!r}; there is {', '.join(names)}")
-    return BUNDLED_TEACHERS / name
 
 
 _prepare = jax.jit(fused_model.prepare, static_argnums=0)

@@ -55,9 +55,14 @@ def cpu_field(name: str) -> str:
     return match[1].strip() if match else ""
 
 
+def cache_directory() -> Path:
+    """Where this project keeps what can be made or fetched again."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "specmpc_jax"
+
+
 def _default_directory() -> Path:
     # Code compiled for one CPU may be illegal on another that shares the home directory.
     instructions = f"{platform.machine()} {cpu_field('flags')}"
     machine = hashlib.sha256(instructions.encode()).hexdigest()[:8]
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "specmpc_jax" / f"xla-{machine}"
+    return cache_directory() / f"xla-{machine}"

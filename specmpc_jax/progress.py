@@ -98,6 +98,42 @@ class Progress:
         self.close()
 
 
+class ByteProgress:
+    """Progress in megabytes of a transfer whose length is known once it answers."""
+
+    def __init__(self, name: str, *, quiet: bool = False) -> None:
+        self._name, self._quiet = name, quiet
+        self._bar: Progress | None = None
+        self._shown = 0
+
+    def show(self, done: int, total: int | None) -> None:
+        """Shows `done` of `total` bytes."""
+        megabytes = done // 10**6
+        if self._bar is None:
+            whole = None if total is None else total // 10**6
+            self._bar = Progress(whole, self._name, unit="MB", quiet=self._quiet, initial=megabytes)
+            self._shown = megabytes
+        self._bar.advance(megabytes - self._shown)
+        self._shown = megabytes
+
+    def write(self, reason: str) -> None:
+        """Prints why a transfer pauses; nothing if quiet."""
+        if not self._quiet:
+            print(f"{self._name}: {reason}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
 def track(items: Iterable[Item], description: str, **options: Any) -> Iterator[Item]:
     """Yields `items` while showing progress.
 

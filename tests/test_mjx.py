@@ -33,8 +33,8 @@ NAMES = (
     "finger-turn-hard hopper-hop hopper-stand humanoid-run humanoid-run-pure-state humanoid-stand "
     "humanoid-walk pendulum-swingup reacher-easy reacher-hard walker-run walker-stand walker-walk"
 ).split()
-# Compiling the physics takes minutes for most; cartpole is quick.
-QUICK = "cartpole-swingup"
+# Compiling the physics takes minutes for most; a system without constraints is quick.
+QUICK = "pendulum-swingup"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -163,8 +163,9 @@ def test_starts_are_drawn_from_the_suites_distribution(quick: MjxEnvironment):
         jax.random.split(jax.random.key(0), 200)
     )
     suite = np.stack([quick.start_of_seed(seed).qpos for seed in range(40)])
-    np.testing.assert_allclose(drawn.mean(0), suite.mean(0), atol=0.01)
-    np.testing.assert_allclose(drawn.std(0), suite.std(0), rtol=0.4)
+    np.testing.assert_allclose(drawn.mean(0), suite.mean(0), atol=0.8)
+    np.testing.assert_allclose(drawn.std(0), suite.std(0), rtol=0.2)
+    assert np.abs(drawn).max() <= np.pi
 
 
 @pytest.mark.slow
@@ -180,7 +181,7 @@ def test_starts_do_not_collide(task: str):
 
 def test_scan_decides_as_the_loop_does(quick: MjxEnvironment):
     """On a task of the suite, with a world model, from the same starts."""
-    agent = tiny_agent(observation_shape=(5,), action_dim=1)
+    agent = tiny_agent(observation_shape=(3,), action_dim=1)
     controller = agent.controller(3, tau_replan=[0.2, 0.2])
     seeds, key, seen, expected = [1, 2], jax.random.key(0), [], []
     device_rollout.run_episodes(
@@ -240,7 +241,7 @@ def test_worlds_differ_as_much_as_asked(quick: MjxEnvironment):
     keys = jax.random.split(jax.random.key(0), 64)
     assert perturbed(quick, Perturbation(), keys).own is None
     worlds = perturbed(quick, Perturbation(mass=0.3, gain=0.1), keys)
-    body = 2  # the pole
+    body = quick.physics.body("pole")
     factor = np.asarray(worlds.model.body_mass[:, body]) / float(quick.model.body_mass[body])
     assert factor.min() > np.exp(-0.3) and factor.max() < np.exp(0.3) and factor.std() > 0.1
     inertia = worlds.model.body_inertia[:, body] / quick.model.body_inertia[body]
@@ -279,9 +280,8 @@ def test_what_cannot_be_made():
         registry.make_batch(QUICK, 1, backend="warp")
 
 
-def test_resuming_shows_touch_under_control():
-    """The start of an episode that is described with its control."""
-    start = Start(np.zeros(2, np.float32), np.zeros(2, np.float32), np.zeros(0, np.float32))
-    environment = MjxEnvironment(QUICK)
-    state = environment.resume(environment.model, start, jnp.array([0.5]))
+def test_resuming_keeps_the_control(quick: MjxEnvironment):
+    """Touch sensors depend on it."""
+    start = Start(np.zeros(1, np.float32), np.zeros(1, np.float32), np.zeros(0, np.float32))
+    state = quick.resume(quick.model, start, jnp.array([0.5]))
     assert float(state.data.ctrl[0]) == 0.5

@@ -8,7 +8,7 @@ from absl import flags
 
 import specmpc_jax as sm
 from specmpc_jax import checkpointing, tasks
-from specmpc_jax.agent import BUNDLED_PREFIX, Agent
+from specmpc_jax.agent import Agent
 from specmpc_jax.config import MODEL_SIZES, ModelConfig, PlannerConfig, from_json
 from specmpc_jax.errors import UserError, nearest_names
 
@@ -20,7 +20,7 @@ TASK = flags.DEFINE_string(
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
-    "Teacher: a converted directory, an official .pt file, or bundled:NAME. "
+    "Teacher: a converted directory, an official .pt file, bundled:NAME or official:NAME. "
     "If empty, it is looked for in --model_dir.",
 )
 MODEL_DIR = flags.DEFINE_string(
@@ -67,7 +67,7 @@ def load_teacher(planner: PlannerConfig | None = None) -> Agent:
 def load(
     path: str, task: str, model_size: int | None = None, planner: PlannerConfig | None = None
 ) -> Agent:
-    """Loads a teacher for a task from a directory, an official file or `bundled:NAME`.
+    """Loads a teacher for a task from a directory, an official file, or by name as `sm.load`.
 
     Args:
       path: what to load.
@@ -75,7 +75,7 @@ def load(
       model_size: the size it has to have, if any, in millions.
       planner: planner settings; the published ones if None.
     """
-    if not path.startswith(BUNDLED_PREFIX) and Path(path).suffix == ".pt":
+    if Path(path).suffix == ".pt" and not path.startswith(("bundled:", "official:")):
         from converters import load_torch  # needs torch, which only official files do
 
         name = Path(path).stem

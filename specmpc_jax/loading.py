@@ -1,0 +1,56 @@
+"""From a teacher's name or directory to an agent."""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from specmpc_jax import checkpointing
+from specmpc_jax.agent import Agent
+from specmpc_jax.config import PlannerConfig
+from specmpc_jax.errors import UserError
+
+BUNDLED_PREFIX = "bundled:"
+BUNDLED_TEACHERS = Path(__file__).parent / "teachers"
+# Group of the entry points that bring teachers, each named by its prefix without the colon.
+TEACHER_ENTRY_POINTS = "specmpc_jax.teachers"
+
+
+def load(path: str | os.PathLike[str], planner: PlannerConfig | None = None) -> Agent:
+    """Loads an agent from a checkpoint directory.
+
+    Args:
+      path: directory that `converters.convert` or a training run wrote, or
+        `bundled:NAME` for a teacher that ships with the package, or `official:NAME`
+        for a released one (`official:dmcontrol/walker-walk-1`), which is downloaded,
+        checked, converted by PyTorch and kept in the user's cache directory.
+      planner: planner settings; the published ones if None.
+
+    Raises:
+      UserError: if there is no such checkpoint, or it is damaged or cannot be fetched.
+    """
+    if isinstance(path, str):
+        scheme, separator, name = path.partition(":")
+        if f"{scheme}{separator}" == BUNDLED_PREFIX:
+            path = _bundled_teacher(name)
+        elif separator and (fetch := _fetcher(scheme)):
+            path = fetch(name)
+    saved = checkpointing.load_model(path)
+    fingerprint = checkpointing.fingerprint(saved.params)
+    return Agent(saved.params, saved.config, planner, saved.metadata, fingerprint)
+
+
+def _bundled_teacher(name: str) -> Path:
+    names = sorted(entry.name for entry in BUNDLED_TEACHERS.iterdir() if entry.is_dir())
+    if name not in names:
+        raise UserError(f"no bundled teacher is called {name!r}; there is {', '.join(names)}")
+    return BUNDLED_TEACHERS / name
+
+
+def _fetcher(scheme: str) -> Callable[[str], Path] | None:
+    """What brings the teachers of a scheme, by the entry points of installed packages.
+
+    So the library needs not know who brings them: the converters do `official:`.
+    """
+    found = importlib.metadata.entry_points(group=TEACHER_ENTRY_POINTS, name=scheme)
+    return next((entry.load() for entry in found), None)

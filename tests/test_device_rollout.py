@@ -53,7 +53,7 @@ def controller(name: str) -> Controller:
     return variants.make_controller(tiny_agent(), variants.parse(name), {})
 
 
-@pytest.mark.parametrize("name", ["baseline", "policy", "3_step_adaptive30", "3_step_refine"])
+@pytest.mark.parametrize("name", ["3_step_adaptive30", "3_step_refine"])
 def test_decides_as_the_loop_does(name: str):
     """Same seeds, same starts, same world: same decisions, actions, rewards, counts."""
     acting, key = controller(name), jax.random.key(1)

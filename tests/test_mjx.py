@@ -23,7 +23,7 @@ from specmpc_jax.envs.mjx import (  # noqa: E402
     starts_of_seeds,
     task_names,
 )
-from specmpc_jax.envs.mjx.domain import Start, random_joints  # noqa: E402
+from specmpc_jax.envs.mjx.domain import random_joints  # noqa: E402
 from specmpc_jax.envs.mjx.physics import touching  # noqa: E402
 from specmpc_jax.envs.mjx.rewards import tolerance  # noqa: E402
 
@@ -278,10 +278,3 @@ def test_what_cannot_be_made():
         registry.make_batch(QUICK, 1, "rgb", backend="mjx")
     with pytest.raises(UserError, match="backend"):
         registry.make_batch(QUICK, 1, backend="warp")
-
-
-def test_resuming_keeps_the_control(quick: MjxEnvironment):
-    """Touch sensors depend on it."""
-    start = Start(np.zeros(1, np.float32), np.zeros(1, np.float32), np.zeros(0, np.float32))
-    state = quick.resume(quick.model, start, jnp.array([0.5]))
-    assert float(state.data.ctrl[0]) == 0.5

@@ -68,7 +68,8 @@ def random_joints(physics: Physics, key: Array) -> Array:
     host = physics.host
     qpos = jnp.asarray(host.qpos0)
     for joint, joint_key in enumerate(jax.random.split(key, host.njnt)):
-        kind, limited = host.jnt_type[joint], bool(host.jnt_limited[joint])
+        # MuJoCo's enumerations compare with int, but not with what NumPy arrays hold.
+        kind, limited = int(host.jnt_type[joint]), bool(host.jnt_limited[joint])
         start, (low, high) = int(host.jnt_qposadr[joint]), host.jnt_range[joint]
         if kind in (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE) and limited:
             qpos = qpos.at[start].set(jax.random.uniform(joint_key, minval=low, maxval=high))

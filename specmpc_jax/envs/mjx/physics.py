@@ -33,7 +33,7 @@ class Physics:
     @property
     def touch(self) -> bool:
         """Whether there are touch sensors: the only ones of accelerations that tasks show."""
-        return bool((self.host.sensor_type == mujoco.mjtSensor.mjSENS_TOUCH).any())
+        return int(mujoco.mjtSensor.mjSENS_TOUCH) in self.host.sensor_type
 
     def body(self, name: str) -> int:
         """Index of a body."""

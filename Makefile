@@ -52,7 +52,7 @@ test: $(DEV) ## the tests that take seconds each, a file at a time on two proces
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(DEV) ## the tests that take minutes
-	@$(PY) -m pytest -m slow $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 test-nans: $(DEV) ## the quick tests, stopping at the first NaN that any computation makes
 	@JAX_DEBUG_NANS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)

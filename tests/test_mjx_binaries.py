@@ -40,10 +40,10 @@ def test_collect_train_evaluate_on_the_device(workplace):
     assert float(table[1]["p50_ms"]) > 0
     record = json.loads((workplace / "results" / TASK / "summary.run.json").read_text())
     assert record["shared"]["settings"]["backend"] == "mjx"
-    # Another world: other results, from nothing.
+    # Another world: other episodes, from nothing.
     succeed(*evaluate, "--perturb_mass=0.5", cwd=workplace)
     other = rows(workplace / "results" / TASK / "summary.csv")
-    assert other[0]["mean_return"] != table[0]["mean_return"]
+    assert other[0]["mean_jerk"] != table[0]["mean_jerk"]
     succeed("experiments.evaluate", *on_device, "--eval_episodes=2", cwd=workplace)
 
 

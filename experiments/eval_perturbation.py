@@ -8,6 +8,7 @@ Every episode's masses, friction and actuators are scaled by factors of their ow
 strength as `eval_corrector` does, and a table and a figure over all strengths.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,8 @@ def main() -> None:
 
 def _perturbation(strength: float) -> Perturbation:
     """The same strength for every part that is scaled."""
-    known = set(Perturbation.__dataclass_fields__)
-    unknown = set(PARTS.value) - known
-    if unknown or not PARTS.value:
+    known = [field.name for field in dataclasses.fields(Perturbation)]
+    if not PARTS.value or not set(PARTS.value) <= set(known):
         raise UserError(f"--parts is {','.join(PARTS.value)!r}; it can be {', '.join(known)}")
     return Perturbation(**dict.fromkeys(PARTS.value, strength))
 

@@ -112,6 +112,16 @@ def test_bytes_of_gradients():
     assert data_parallel.gradient_bytes(WorldModel(config)) == 4 * count
 
 
+def test_more_devices_than_a_cpu_is_split_into_are_refused(tmp_path):
+    command = [
+        *(sys.executable, "-m", "experiments.benchmark_parallel", "--device=cpu", "--quiet"),
+        *("--world_sizes=99", f"--output={tmp_path}"),
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "error: 99 devices are asked for; JAX sees 64\n"
+
+
 @pytest.mark.slow
 def test_benchmark_of_updates_over_devices(tmp_path):
     command = [

@@ -45,6 +45,7 @@ _CONFIG_FILE = flags.DEFINE_string(
     "line win.",
 )
 
+_MOST_VIRTUAL_DEVICES = 64
 # The platform names JAX knows each device by: to ask for it, and as it answers.
 _PLATFORMS = {"cpu": ("cpu", "cpu"), "cuda": ("cuda,cpu", "gpu")}
 _PROVENANCE_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "mujoco", "dm-control")
@@ -154,9 +155,11 @@ def key(stream: int = 0) -> Any:
 
 
 def use_virtual_cpu_devices(count: int) -> None:
-    """Splits the CPU into `count` JAX devices; call it from `before_devices`."""
+    """Splits the CPU into `count` JAX devices, 64 at most; call it from `before_devices`."""
     import jax
 
+    # More would start for minutes: whoever wants them hears how many there are, as on a GPU.
+    count = min(count, _MOST_VIRTUAL_DEVICES)
     # XLA takes the size of its thread pool from here; collectives over more
     # devices than threads deadlock.
     os.environ.setdefault("NPROC", str(max(16, 2 * count)))

@@ -41,7 +41,7 @@ def draw(runs: Sequence[Run], *, reference: bool = True) -> Figure:
         axis.set_xlim(0, _BEYOND * last)
         axis.set_ylim(0, None)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.locator_params(axis="x", nbins=6)
+        axis.locator_params(axis="x", nbins=6 if len(tasks) < 3 else 4)
         if len(tasks) > 1:
             axis.set_title(task)
     keys = [

@@ -1,6 +1,7 @@
 """Environments: seeding, order of observations, action repeat, lanes, pictures."""
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -193,6 +194,13 @@ def test_every_task_loads_and_steps(name):
         assert np.isfinite(transition.observation).all() and np.isfinite(transition.reward)
         assert not transition.terminated and not transition.truncated
     environment.close()
+
+
+def test_notes_on_the_suites_models_are_dropped_and_other_warnings_are_not(caplog):
+    with caplog.at_level("WARNING", logger="absl"):
+        dm_control.make("cheetah-run").close()
+        logging.getLogger("absl").warning("this is deprecated")
+    assert [record.getMessage() for record in caplog.records] == ["this is deprecated"]
 
 
 @pytest.mark.parametrize(

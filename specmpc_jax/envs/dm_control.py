@@ -5,8 +5,10 @@ suite's own order, actions scaled to [-1, 1], action repeat 2, 1000 environment
 steps an episode.
 """
 
+import contextlib
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -135,11 +137,12 @@ class DMControlEnvironment:
     def _load(self, seed: int) -> Any:
         if not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must lie in 0..{2**32 - 1}")
-        if (self._domain, self._task) in custom_tasks.task_pairs():
-            return custom_tasks.load(self._domain, self._task, int(seed))
-        environment = import_suite().load(
-            self._domain, self._task, task_kwargs={"random": int(seed)}
-        )
+        with _without_notes_on_models():
+            if (self._domain, self._task) in custom_tasks.task_pairs():
+                return custom_tasks.load(self._domain, self._task, int(seed))
+            environment = import_suite().load(
+                self._domain, self._task, task_kwargs={"random": int(seed)}
+            )
         if (self._domain, self._task) == _NEEDS_CONTEXT:
             with rendering_errors():
                 _ = environment.physics.contexts
@@ -154,6 +157,21 @@ class DMControlEnvironment:
         if not np.isfinite(action).all():
             raise UserError(f"action {action} holds values that are not finite")
         return self._minimum + self._scale * (np.clip(action, -1.0, 1.0) + 1.0)
+
+
+@contextlib.contextmanager
+def _without_notes_on_models() -> Iterator[None]:
+    """Drops MuJoCo's notes, at each load, on what is deprecated in the suite's own models."""
+
+    def is_for_users(record: logging.LogRecord) -> bool:
+        return "deprecated" not in record.getMessage()
+
+    logger = logging.getLogger("absl")  # the one that dm_control writes to
+    logger.addFilter(is_for_users)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_for_users)
 
 
 def _task_pairs() -> tuple[tuple[str, str], ...]:

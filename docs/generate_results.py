@@ -22,7 +22,7 @@ from specmpc_jax import files
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 FIGURE = ROOT / "docs" / "images" / "tradeoff.png"
-TASKS = ("walker-walk", "cartpole-swingup")
+TASKS = ("walker-walk", "cartpole-swingup", "cup-catch")
 # The rows of the short table.
 SHORT = (
     *(BASELINE, POLICY, "3_step_naive", "3_step_corrector", "3_step_bc", "3_step_gated"),

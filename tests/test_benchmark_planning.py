@@ -170,6 +170,8 @@ def test_sweep_varies_one_axis_at_a_time():
     assert star == [(1, "float32"), (5, "float32"), (5, "bfloat16")]
     assert len(sweep(values, cross=True)) == 4
     assert default_row(values)["num_samples"] == 256 and default_row(values)["model_size"] == 5
+    for action_dim, listed, base in ((6, [4, 6], 6), (21, [6, 8], 8), (6, [4, 8], 4)):
+        assert default_row(dict(iterations=listed, action_dim=[action_dim]))["iterations"] == base
     assert Setting(action_dim=21).planner.iterations == 8
     assert Setting(num_samples=16).planner.num_pi_trajs == 8
 

@@ -117,8 +117,12 @@ def default_row(values: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """The row around which a sweep varies, see `sweep`."""
     base = dataclasses.asdict(Setting())
     for axis, chosen in values.items():
-        if chosen and base[axis] not in chosen:
+        if chosen and axis != "iterations" and base[axis] not in chosen:
             base[axis] = chosen[0]
+    # The published number of iterations follows from the action dimension.
+    if iterations := values.get("iterations"):
+        published = Setting(**base).planner.iterations
+        base["iterations"] = published if published in iterations else iterations[0]
     return base
 
 

@@ -16,7 +16,6 @@ from absl import flags
 from experiments.support import launch, planner_flags, realtime_plot, tables, teachers
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
-from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.deadline_controller import calibrate
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import Environment
@@ -45,7 +44,7 @@ _EXEC_HORIZON = flags.DEFINE_integer(
     "exec_horizon", 3, "Steps of a block (blocks and pipelined).", lower_bound=1
 )
 _CORRECTOR = flags.DEFINE_string(
-    "corrector", None, "Corrector of blocks and pipelined: its directory, or refine; none if empty."
+    "corrector", None, "Corrector of blocks and pipelined: a directory, refine or prior; or none."
 )
 _TAU_REPLAN = flags.DEFINE_float(
     "tau_replan",
@@ -72,7 +71,7 @@ class Settings:
     env_seeds: tuple[int, ...]
     max_steps: int
     exec_horizon: int
-    corrector: Corrector | str | None
+    corrector: str | None
     tau_replan: float | None
 
 
@@ -113,14 +112,11 @@ def main() -> None:
 def _settings(environment: Environment) -> Settings:
     seeds = range(_ENV_SEED.value, _ENV_SEED.value + _EPISODES.value)
     length = environment.spec.episode_length
-    corrector = _CORRECTOR.value or None
-    if corrector not in (None, "refine"):
-        corrector = Corrector.load(corrector)
     return Settings(
         env_seeds=tuple(seeds),
         max_steps=min(_MAX_STEPS.value or length, length),
         exec_horizon=_EXEC_HORIZON.value,
-        corrector=corrector,
+        corrector=_CORRECTOR.value or None,
         tau_replan=_TAU_REPLAN.value,
     )
 

@@ -55,7 +55,7 @@ VARIANTS = flags.DEFINE_list(
     "variants",
     list(variant_names.DEFAULT),
     "Variants by name: baseline, policy, <k>_step_adaptive<percent>, <k>_step_<naive|corrector|"
-    "corrector_temporal|bc|gated|refine>, with optional suffixes _accept<percent>, "
+    "corrector_temporal|bc|gated|refine|prior>, with optional suffixes _accept<percent>, "
     "_replan<percent> or _adaptive<percent>, and _valued<percent>, in this order.",
 )
 FOLLOW = flags.DEFINE_enum(

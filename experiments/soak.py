@@ -19,7 +19,6 @@ from experiments.support import launch, planner_flags, soak_plot, teachers
 from experiments.support.soak_record import COLUMNS, Compilations, Recorder, summarise
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
-from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import Environment
 from specmpc_jax.errors import UserError, nearest_names
@@ -34,7 +33,7 @@ _CONTROLLERS = flags.DEFINE_list(
 )
 _EXEC_HORIZON = flags.DEFINE_integer("exec_horizon", 3, "Steps of a block.", lower_bound=1)
 _CORRECTOR = flags.DEFINE_string(
-    "corrector", "refine", "Corrector of the blocks: a directory, or refine; none if empty."
+    "corrector", "refine", "Corrector of the blocks: a directory, refine or prior; none if empty."
 )
 _TAU_REPLAN = flags.DEFINE_float(
     "tau_replan", 0.9, "Relative mismatch beyond which a block is dropped.", lower_bound=0.0
@@ -143,8 +142,6 @@ def _controller(agent: Agent, task: str, name: str) -> Any:
     if name == "every_step":
         return agent.controller(task=task)
     corrector = _CORRECTOR.value or None
-    if corrector not in (None, "refine"):
-        corrector = Corrector.load(corrector)
     make = agent.controller if name == "blocks" else agent.pipelined_controller
     return make(_EXEC_HORIZON.value, corrector, tau_replan=_TAU_REPLAN.value, task=task)
 

@@ -19,8 +19,9 @@ from specmpc_jax.controller import (
     plan_from_latent,
     warm_up,
 )
+from specmpc_jax.correctors import unlearned
 from specmpc_jax.correctors.corrector import Corrector
-from specmpc_jax.correctors.refine import RefineConfig
+from specmpc_jax.correctors.unlearned import UnlearnedConfig
 from specmpc_jax.deadline_controller import DeadlineController, calibrate
 from specmpc_jax.errors import UserError, nearest_names
 from specmpc_jax.pipelined_controller import PipelinedController
@@ -140,7 +141,7 @@ class Agent:
     def controller(
         self,
         exec_horizon: int = 1,
-        corrector: "Corrector | RefineConfig | str | None" = None,
+        corrector: "Corrector | UnlearnedConfig | str | None" = None,
         *,
         tau_accept: Threshold | None = None,
         tau_replan: Threshold | None = None,
@@ -158,7 +159,7 @@ class Agent:
 
         Args:
           exec_horizon: steps executed of one plan at most; 1 plans at every step.
-          corrector: a `Corrector`, the path of one, "refine", or None.
+          corrector: a `Corrector`, the path of one, "refine" or "prior" (see `unlearned`), or None.
           tau_accept: mismatch up to which a planned action is taken as it is;
             one number, or one per offset 1, 2, ...; 0 if None.
           tau_replan: mismatch beyond which the plan is dropped; infinite if None.
@@ -204,7 +205,7 @@ class Agent:
     def pipelined_controller(
         self,
         exec_horizon: int = 3,
-        corrector: "Corrector | RefineConfig | str | None" = None,
+        corrector: "Corrector | UnlearnedConfig | str | None" = None,
         *,
         background: Executor | None = None,
         **options: Any,
@@ -231,7 +232,7 @@ class Agent:
         self,
         budget_ms: float,
         exec_horizon: int = 1,
-        corrector: "Corrector | RefineConfig | str | None" = None,
+        corrector: "Corrector | UnlearnedConfig | str | None" = None,
         *,
         timings: Sequence[Timing] | None = None,
         governor: GovernorConfig | None = None,
@@ -259,7 +260,7 @@ class Agent:
     def _control(
         self,
         exec_horizon: int,
-        corrector: "Corrector | RefineConfig | str | None",
+        corrector: "Corrector | UnlearnedConfig | str | None",
         offsets: int,
         *,
         tau_accept: Threshold | None = None,
@@ -275,10 +276,8 @@ class Agent:
         task: str | int | None = None,
     ) -> tuple[ControlProgram, ControlArrays]:
         """Static choices and arrays of a controller with thresholds at `offsets` offsets."""
-        if corrector == "refine":
-            corrector = RefineConfig()
-        elif isinstance(corrector, str):
-            corrector = Corrector.load(corrector)
+        if isinstance(corrector, str):
+            corrector = unlearned.CONFIGS.get(corrector) or Corrector.load(corrector)
         learned = corrector if isinstance(corrector, Corrector) else None
         history_len = 1
         if learned is not None:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from specmpc_jax.config import CorrectorConfig, ModelConfig, PlannerConfig, SpeculationConfig
-from specmpc_jax.correctors import registry
-from specmpc_jax.correctors.refine import RefineConfig, refine
+from specmpc_jax.correctors import registry, unlearned
+from specmpc_jax.correctors.unlearned import UnlearnedConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.ops.lanes import over_lanes
 from specmpc_jax.planning import fused_model, mppi
@@ -38,7 +38,7 @@ class ControlProgram:
     model: ModelConfig
     planner: PlannerConfig
     speculation: SpeculationConfig = SpeculationConfig()
-    corrector: CorrectorConfig | RefineConfig | None = None
+    corrector: CorrectorConfig | UnlearnedConfig | None = None
     use_planner: bool = True
     explore: bool = False
 
@@ -71,10 +71,10 @@ def control_functions(program: ControlProgram, arrays: ControlArrays) -> Functio
         return block_from_plan(model, result, z, spec.exec_horizon, spec.follow)
 
     correct: CorrectFunction | None = None
-    if isinstance(program.corrector, RefineConfig):
-        correct = refine(model, program.planner, program.corrector)
-    elif program.corrector is not None:
+    if isinstance(program.corrector, CorrectorConfig):
         correct = registry.correct_function(program.corrector, arrays.corrector)
+    elif program.corrector is not None:
+        correct = unlearned.correct_function(program.corrector, model, program.planner)
     unmasked = correct
     if unmasked is not None and model.action_mask is not None:
         correct = lambda context, key: unmasked(context, key) * model.action_mask  # noqa: E731

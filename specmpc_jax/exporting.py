@@ -15,13 +15,14 @@ import numpy as np
 
 from specmpc_jax import files
 from specmpc_jax.checkpointing import file_sha256, fingerprint, named_leaves
-from specmpc_jax.config import to_json
+from specmpc_jax.config import CorrectorConfig, to_json
 from specmpc_jax.controller import (
     Controller,
     control_step,
     initial_state,
     plan_from_latent,
 )
+from specmpc_jax.correctors import unlearned
 from specmpc_jax.errors import UserError
 from specmpc_jax.exported import ARRAYS, FORMAT, KIND, MANIFEST, NamedArrays
 from specmpc_jax.types import Array
@@ -218,9 +219,11 @@ def _describe(controller: Controller) -> dict[str, Any]:
     program, arrays = controller.program, controller.arrays
     corrector: dict[str, Any] | None = None
     if program.corrector is not None:
-        corrector = {"kind": "refine"} | to_json(program.corrector)
-        if arrays.corrector is not None:
+        corrector = to_json(program.corrector)
+        if isinstance(program.corrector, CorrectorConfig):
             corrector["fingerprint"] = fingerprint(arrays.corrector)
+        else:
+            corrector["kind"] = unlearned.kind(program.corrector)
     return {
         "task": program.model.tasks[int(arrays.task)],
         "teacher": fingerprint(arrays.params),

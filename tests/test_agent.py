@@ -48,7 +48,28 @@ def test_planning_functions_are_the_world_models():
     np.testing.assert_allclose(ours.value, reference.value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("corrector", [None, "refine"])
+def test_the_prior_acts_between_plans_at_what_was_seen():
+    control = AGENT.controller(3, "prior")
+    planned = AGENT.controller(3)
+    state, other = (
+        control.initial_state(jax.random.key(0)),
+        planned.initial_state(jax.random.key(0)),
+    )
+    observations = np.random.default_rng(3).normal(size=(3, 4)).astype(np.float32)
+    for step, observation in enumerate(observations):
+        action, state, info = control.act(observation, state)
+        open_loop, other, _ = planned.act(observation, other)
+        mean = AGENT.policy_mean(AGENT.encode(observation))
+        if step == 0:
+            assert info.outcome == sm.Outcome.REPLAN
+            np.testing.assert_array_equal(action, open_loop)
+        else:
+            assert info.outcome == sm.Outcome.CORRECT
+            np.testing.assert_allclose(action, mean, rtol=1e-4, atol=1e-5)
+            assert np.abs(action - open_loop).max() > 1e-2
+
+
+@pytest.mark.parametrize("corrector", [None, "refine", "prior"])
 def test_lanes_of_a_batch_act_like_single_controllers(corrector):
     control = AGENT.controller(3, corrector, tau_replan=0.8)
     keys = jax.random.split(jax.random.key(0), 3)

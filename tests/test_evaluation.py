@@ -11,6 +11,7 @@ from models import tiny_agent, toy_batch
 from specmpc_jax.config import CorrectorConfig, SpeculationConfig
 from specmpc_jax.controller import looked_ahead_value
 from specmpc_jax.correctors import registry as corrector_registry
+from specmpc_jax.correctors import unlearned
 from specmpc_jax.correctors.collection import collect
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.errors import UserError
@@ -150,6 +151,9 @@ def test_variant_names():
         variants.make_controller(AGENT, variants.parse("3_step_corrector"), {})
     control = variants.make_controller(AGENT, variants.parse("2_step_refine"), {})
     assert control.program.speculation == SpeculationConfig(2, history_len=1)
+    for name, config in unlearned.CONFIGS.items():
+        control = variants.make_controller(AGENT, variants.parse(f"2_step_{name}"), {})
+        assert control.program.corrector == config and unlearned.kind(config) == name
 
 
 def made(name, correctors=None):

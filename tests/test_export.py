@@ -90,6 +90,17 @@ def test_exported_steps_are_the_librarys(controller, exported):
     assert acts_alike(controller, exported, None) == set(sm.Outcome)
 
 
+@pytest.mark.parametrize("name", ["refine", "prior"])
+def test_the_manifest_names_what_learns_nothing(name, tmp_path):
+    sm.export_controller(AGENT.controller(3, name), tmp_path / name, platforms=["cpu"])
+    assert json.loads((tmp_path / name / "manifest.json").read_text())["corrector"]["kind"] == name
+    loaded = sm.load_exported(tmp_path / name)
+    assert acts_alike(AGENT.controller(3, name), loaded, None) == {
+        sm.Outcome.CORRECT,
+        sm.Outcome.REPLAN,
+    }
+
+
 def test_so_are_batches_without_a_corrector(tmp_path):
     controller = AGENT.controller(3, tau_replan=1.4)
     sm.export_controller(controller, tmp_path / "batch", 2, platforms=["cpu"])

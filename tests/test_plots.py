@@ -24,7 +24,10 @@ from specmpc_jax.evaluation.comparison import EPISODE_COLUMNS, SUMMARY_COLUMNS
 from specmpc_jax.evaluation.offsets import OFFSET_COLUMNS
 
 ROOT = Path(__file__).parents[1]
-LOSS = {None: 90.0, "two_tower": 10.0, "temporal": 12.0, "bc": 30.0, "gated": 8.0, "refine": 100.0}
+LOSS = {
+    **{None: 90.0, "two_tower": 10.0, "temporal": 12.0},
+    **{"bc": 30.0, "gated": 8.0, "refine": 100.0, "prior": 60.0},
+}
 VARIANTS = (
     *variants.DEFAULT,
     "3_step_corrector_replan10",

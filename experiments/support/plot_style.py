@@ -56,6 +56,7 @@ _LOOKS = {
     "bc": Look("behaviour cloning", "#D55E00", "^"),
     "gated": Look("gated", "#7A5C00", "h"),
     "refine": Look("short replan", "#CC79A7", "v"),
+    "prior": Look("policy prior between plans", "#56B4E9", "p"),
 }
 
 

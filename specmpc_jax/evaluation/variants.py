@@ -8,6 +8,7 @@
     3_step_bc                   blocks of three, behaviour cloning after the first step
     3_step_gated                bc, or the plan mended, by a learned trust in the plan
     3_step_refine               blocks of three, short replans after the first step
+    3_step_prior                blocks of three, the policy prior after the first step
 
 Any block length will do, and every `k_step` variant takes these suffixes, in this order:
 
@@ -27,6 +28,7 @@ from collections.abc import Mapping
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import SpeculationConfig
 from specmpc_jax.controller import Controller
+from specmpc_jax.correctors import unlearned
 from specmpc_jax.correctors.corrector import Corrector
 from specmpc_jax.errors import UserError
 
@@ -42,6 +44,7 @@ DEFAULT = (
     "3_step_bc",
     "3_step_gated",
     "3_step_refine",
+    "3_step_prior",
 )
 # Corrector kind by the middle part of a variant's name.
 KINDS = {
@@ -50,7 +53,7 @@ KINDS = {
     "corrector_temporal": "temporal",
     "bc": "bc",
     "gated": "gated",
-    "refine": "refine",
+    **{name: name for name in unlearned.CONFIGS},
 }
 DEFAULT_VALUE_PERCENT = 2
 _PATTERN = re.compile(
@@ -137,8 +140,8 @@ def make_controller(
       UserError: if the variant needs a corrector that is not there.
     """
     corrector: Corrector | str | None = None
-    if variant.corrector == "refine":
-        corrector = "refine"
+    if variant.corrector in unlearned.CONFIGS:
+        corrector = variant.corrector
     elif variant.corrector not in (None, "policy"):
         if variant.corrector not in correctors:
             raise UserError(

@@ -57,9 +57,10 @@ test-slow: $(DEV) ## the tests that take minutes
 test-nans: $(DEV) ## the quick tests, stopping at the first NaN that any computation makes
 	@JAX_DEBUG_NANS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(DEV) ## style, formatting and the direction of imports
+lint: $(DEV) ## style, formatting, types and the direction of imports
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 
 format: $(DEV) ## put the code into the style that `make lint` asks for
@@ -77,7 +78,7 @@ image-check: $(RUNTIME) ## the Dockerfile's steps without a container engine, al
 	@$(PY) tools/run_image_steps.py --skip_apt $(ARGS)
 
 clean: ## remove builds and caches; environment and results stay
-	@rm -rf build dist *.egg-info .hypothesis .import_linter_cache .pytest_cache .ruff_cache
+	@rm -rf build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find specmpc_jax converters experiments tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(RUNTIME): requirements.txt pyproject.toml

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from specmpc_jax.config import ModelConfig, PlannerConfig, SpeculationConfig
+from specmpc_jax.config import CorrectorConfig, ModelConfig, PlannerConfig, SpeculationConfig
 from specmpc_jax.controller import (
     ControlArrays,
     Controller,
@@ -89,31 +90,31 @@ class Agent:
             f"nearest are {nearest_names(str(task), self.config.tasks)}"
         )
 
-    def encode(self, observation: Array, task: str | int | None = None) -> Array:
+    def encode(self, observation: ArrayLike, task: str | int | None = None) -> Array:
         """Encodes observations: `[..., D]` -> `[..., L]`."""
         return self._call("encode", task, observation)
 
-    def next(self, z: Array, action: Array, task: str | int | None = None) -> Array:
+    def next(self, z: ArrayLike, action: ArrayLike, task: str | int | None = None) -> Array:
         """Predicts the next latent: `[..., L]`, `[..., A]` -> `[..., L]`."""
         return self._call("next", task, z, action)
 
-    def reward(self, z: Array, action: Array, task: str | int | None = None) -> Array:
+    def reward(self, z: ArrayLike, action: ArrayLike, task: str | int | None = None) -> Array:
         """Predicts the reward as a scalar: `[..., L]`, `[..., A]` -> `[...]`."""
         return self._call("reward", task, z, action)
 
-    def q(self, z: Array, action: Array, task: str | int | None = None) -> Array:
+    def q(self, z: ArrayLike, action: ArrayLike, task: str | int | None = None) -> Array:
         """Values of all Q members: `[..., L]`, `[..., A]` -> `[num_q, ...]`."""
         return self._call("q", task, z, action)
 
-    def policy_mean(self, z: Array, task: str | int | None = None) -> Array:
+    def policy_mean(self, z: ArrayLike, task: str | int | None = None) -> Array:
         """Mean action of the policy prior: `[..., L]` -> `[..., A]`."""
         return self._call("policy_mean", task, z)
 
     def plan(
         self,
-        z: Array,
+        z: ArrayLike,
         key: Array,
-        warm_start: Array | None = None,
+        warm_start: ArrayLike | None = None,
         task: str | int | None = None,
         explore: bool = False,
     ) -> Plan:
@@ -131,7 +132,7 @@ class Agent:
           The `Plan`, with a leading axis B for a batch.
         """
         if warm_start is None:
-            shape = (*z.shape[:-1], self.planner.horizon, self.config.action_dim)
+            shape = (*np.shape(z)[:-1], self.planner.horizon, self.config.action_dim)
             warm_start = jnp.zeros(shape)
         index = jnp.asarray(self.task_index(task))
         return _plan(
@@ -278,11 +279,15 @@ class Agent:
         """Static choices and arrays of a controller with thresholds at `offsets` offsets."""
         if isinstance(corrector, str):
             corrector = unlearned.CONFIGS.get(corrector) or Corrector.load(corrector)
-        learned = corrector if isinstance(corrector, Corrector) else None
+        learned: Corrector | None = None
+        architecture: CorrectorConfig | UnlearnedConfig | None
         history_len = 1
-        if learned is not None:
-            learned.check_teacher(self.fingerprint, self.config)
-            history_len = learned.config.history_len
+        if isinstance(corrector, Corrector):
+            corrector.check_teacher(self.fingerprint, self.config)
+            learned, architecture = corrector, corrector.config
+            history_len = corrector.config.history_len
+        else:
+            architecture = corrector
         speculation = SpeculationConfig(
             exec_horizon,
             mismatch,
@@ -302,7 +307,7 @@ class Agent:
             model=self.config,
             planner=self.planner,
             speculation=speculation,
-            corrector=learned.config if learned is not None else corrector,
+            corrector=architecture,
             use_planner=use_planner,
             explore=explore,
         )
@@ -333,7 +338,7 @@ class Agent:
         return self
 
     def act(
-        self, observation: Array, state: ExecutorState, task: str | int | None = None
+        self, observation: ArrayLike, state: ExecutorState, task: str | int | None = None
     ) -> tuple[Array, ExecutorState, StepInfo]:
         """Plans at every step; see `Controller.act`."""
         return self._every_step(task).act(observation, state)
@@ -343,7 +348,7 @@ class Agent:
             self._controllers[task] = self.controller(task=task)
         return self._controllers[task]
 
-    def _call(self, function: str, task: str | int | None, *inputs: Array) -> Array:
+    def _call(self, function: str, task: str | int | None, *inputs: ArrayLike) -> Array:
         index = jnp.asarray(self.task_index(task))
         return _model_call(function, self.config, self.params, index, *inputs)
 
@@ -353,7 +358,7 @@ _prepare = jax.jit(fused_model.prepare, static_argnums=0)
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _model_call(
-    function: str, config: ModelConfig, params: Params, task: Array, *inputs: Array
+    function: str, config: ModelConfig, params: Params, task: Array, *inputs: ArrayLike
 ) -> Array:
     """Calls one function of the world model and decodes its scalars."""
     model = WorldModel(config)

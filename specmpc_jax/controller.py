@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from specmpc_jax.config import CorrectorConfig, ModelConfig, PlannerConfig, SpeculationConfig
 from specmpc_jax.correctors import registry, unlearned
@@ -72,15 +73,19 @@ def control_functions(program: ControlProgram, arrays: ControlArrays) -> Functio
 
     correct: CorrectFunction | None = None
     if isinstance(program.corrector, CorrectorConfig):
+        assert arrays.corrector is not None
         correct = registry.correct_function(program.corrector, arrays.corrector)
     elif program.corrector is not None:
         correct = unlearned.correct_function(program.corrector, model, program.planner)
-    unmasked = correct
-    if unmasked is not None and model.action_mask is not None:
-        correct = lambda context, key: unmasked(context, key) * model.action_mask  # noqa: E731
+    if correct is not None and model.action_mask is not None:
+        correct = _masked(correct, model.action_mask)
     if spec.value_tolerance is None:
         return Functions(plan, correct)
     return Functions(plan, correct, functools.partial(looked_ahead_value, model), model.policy_mean)
+
+
+def _masked(correct: CorrectFunction, mask: Array) -> CorrectFunction:
+    return lambda context, key: correct(context, key) * mask
 
 
 def looked_ahead_value(model: PlanningModel, z: Array, actions: Array) -> Array:
@@ -200,7 +205,7 @@ jitted_step = jax.jit(control_step, static_argnums=0, donate_argnums=2)
 
 def warm_up(
     start: Callable[[Array, int | None], ExecutorState],
-    act: Callable[[Array, ExecutorState], tuple[Array, ExecutorState, StepInfo]],
+    act: Callable[[ArrayLike, ExecutorState], tuple[Array, ExecutorState, StepInfo]],
     model: ModelConfig,
     batch_size: int | None,
 ) -> None:
@@ -266,7 +271,7 @@ class Controller:
         return self
 
     def act(
-        self, observation: Array, state: ExecutorState
+        self, observation: ArrayLike, state: ExecutorState
     ) -> tuple[Array, ExecutorState, StepInfo]:
         """Chooses the action for an observation.
 
@@ -288,7 +293,7 @@ class Controller:
 
 
 def check_observation(
-    program: ControlProgram, observation: Array, batch: tuple[int, ...] = ()
+    program: ControlProgram, observation: ArrayLike, batch: tuple[int, ...] = ()
 ) -> Array:
     """Brings an observation to the model's dtype.
 
@@ -296,9 +301,9 @@ def check_observation(
       UserError: if its shape is not the model's, with the leading axes `batch`.
     """
     expected = (*batch, *program.model.observation_shape)
-    if tuple(observation.shape) != expected:
+    if np.shape(observation) != expected:
         raise UserError(
-            f"the observation has shape {tuple(observation.shape)}, but this model and state "
+            f"the observation has shape {np.shape(observation)}, but this model and state "
             f"expect {expected}"
         )
     dtype = jnp.uint8 if program.model.observation == "rgb" else jnp.float32

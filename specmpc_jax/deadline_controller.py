@@ -9,6 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from specmpc_jax.config import PlannerConfig
 from specmpc_jax.controller import Controller, ControlProgram
@@ -87,7 +88,7 @@ class DeadlineController:
         return DeadlineState(self._controllers[0].initial_state(key), GovernorState())
 
     def act(
-        self, observation: Array, state: DeadlineState
+        self, observation: ArrayLike, state: DeadlineState
     ) -> tuple[Array, DeadlineState, DeadlineInfo]:
         """Chooses the action for an observation with the planner of the present rung.
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from specmpc_jax import files
 from specmpc_jax.checkpointing import file_sha256
@@ -56,7 +57,9 @@ class ExportedController:
         """State before an episode's first step; `key` as in `Controller.initial_state`."""
         return self._programs["initial_state"](key)
 
-    def act(self, observation: Array, state: NamedArrays) -> tuple[Array, NamedArrays, NamedArrays]:
+    def act(
+        self, observation: ArrayLike, state: NamedArrays
+    ) -> tuple[Array, NamedArrays, NamedArrays]:
         """Chooses the action for an observation; see `Controller.act`.
 
         Unlike there, the last state stays usable.
@@ -70,7 +73,7 @@ class ExportedController:
         """
         return self._programs["step"](self.arrays, state, self._checked(observation))
 
-    def plan(self, observation: Array, warm_start: Array, key: Array) -> NamedArrays:
+    def plan(self, observation: ArrayLike, warm_start: ArrayLike, key: Array) -> NamedArrays:
         """Encodes an observation and plans from it, without an executor.
 
         Args:
@@ -88,11 +91,11 @@ class ExportedController:
             raise UserError("this controller acts with its policy prior and has no planner")
         return self._programs["plan"](self.arrays, self._checked(observation), warm_start, key)
 
-    def _checked(self, observation: Array) -> Array:
+    def _checked(self, observation: ArrayLike) -> Array:
         expected = self._signatures["step"][-1]
-        if tuple(observation.shape) != expected.shape:
+        if np.shape(observation) != expected.shape:
             raise UserError(
-                f"the observation has shape {tuple(observation.shape)}, but this controller was "
+                f"the observation has shape {np.shape(observation)}, but this controller was "
                 f"exported for {expected.shape}"
             )
         return jnp.asarray(observation, expected.dtype)
@@ -127,10 +130,9 @@ def load_exported(path: files.PathLike) -> ExportedController:
     here = jax.export.default_export_platform()
     if here not in platforms:
         raise UserError(f"{path} was exported for {', '.join(platforms)}, but JAX runs on {here}")
-    loaded = {
-        name: _deserialize((directory / file).read_bytes()) for name, file in programs.items()
-    }
-    if None in loaded.values():
+    read = {name: _deserialize((directory / file).read_bytes()) for name, file in programs.items()}
+    loaded = {name: program for name, program in read.items() if program is not None}
+    if loaded.keys() != read.keys():
         raise UserError(
             f"{path} was exported with JAX {version}, which JAX {jax.__version__} does not read; "
             "export again"

@@ -8,7 +8,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -92,7 +92,7 @@ def export_controller(
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
         described = {name: _export(new, name, p, platforms) for name, p in programs.items()}
-        np.savez(new / ARRAYS, **{name: np.asarray(leaf) for name, leaf in arrays.items()})
+        np.savez(new / ARRAYS, **cast(dict[str, Any], jax.tree.map(np.asarray, arrays)))
         manifest = files.to_plain(
             {
                 "kind": KIND,
@@ -128,7 +128,8 @@ def _programs(
         )
 
     def bind(arrays: NamedArrays) -> Any:
-        return arrays_of.unflatten([arrays.get(name, leaf) for name, leaf in own.items()])
+        leaves = [arrays.get(name, leaf) for name, leaf in own.items()]
+        return jax.tree.unflatten(arrays_of, leaves)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     structured = jax.eval_shape(start, key)
@@ -138,7 +139,8 @@ def _programs(
     def step(
         arrays: NamedArrays, state: NamedArrays, observation: Array
     ) -> tuple[Array, NamedArrays, NamedArrays]:
-        before = state_of.unflatten([state[name] for name, _ in named_leaves(structured)])
+        leaves = [state[name] for name, _ in named_leaves(structured)]
+        before = jax.tree.unflatten(state_of, leaves)
         action, after, info = control_step(program, bind(arrays), before, observation)
         return action, dict(named_leaves(after)), dict(named_leaves(info))
 
@@ -201,7 +203,7 @@ def _export(
     exported = traced(*program.arguments.values())
     file = directory / f"{name}.stablehlo"
     file.write_bytes(exported.serialize())
-    results = exported.out_tree.unflatten(exported.out_avals)
+    results = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     if len(program.results) == 1:
         results = (results,)
     return {

@@ -32,7 +32,7 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path
       OSError: if `path` cannot be made.
     """
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
-    told = jax.config.jax_compilation_cache_dir
+    told = jax.config.values["jax_compilation_cache_dir"]
     if path is None and told is not None:
         return Path(told)
     directory = _default_directory() if path is None else Path(path).absolute()

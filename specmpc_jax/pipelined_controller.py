@@ -5,6 +5,7 @@ own: programs that one thread dispatches run one after the other on a CPU, so a
 short step dispatched behind a plan would wait for all of it.
 """
 
+import dataclasses
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -13,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from specmpc_jax.controller import (
     ControlArrays,
@@ -83,7 +85,7 @@ class PipelinedController:
         return PipelinedState(_initial_state(self.program, key), None)
 
     def act(
-        self, observation: Array, state: PipelinedState
+        self, observation: ArrayLike, state: PipelinedState
     ) -> tuple[Array, PipelinedState, PipelinedInfo]:
         """Chooses the action for an observation and, at a block's start, begins the next plan.
 
@@ -112,7 +114,9 @@ class PipelinedController:
         else:
             # A plan that the mismatch will drop is waited for too: it would only share the
             # processor with the plan on the spot.
-            block = arriving.result() if block_end else machine.execution.block
+            block = machine.execution.block
+            if block_end and arriving is not None:
+                block = arriving.result()
             action, after, info = _follow(program, arrays, machine, block, observation)
             if int(info.outcome) == Outcome.REPLAN:
                 action, after, info = _replan(
@@ -148,7 +152,7 @@ class PipelinedController:
             arriving.cancel()
         action, execution, info = _blind_step(self.program, machine.execution)
         info = PipelinedInfo(**vars(info))
-        return action, PipelinedState(machine.replace(execution=execution), None), info
+        return action, PipelinedState(dataclasses.replace(machine, execution=execution), None), info
 
     def close(self) -> None:
         """Ends the thread after the plan that it is at."""

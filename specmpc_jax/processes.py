@@ -7,7 +7,7 @@ them, in the same order. Values travel by the devices' own network.
 import io
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ def gather_arrays(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray
     if jax.process_count() == 1:
         return [dict(arrays)]
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, **cast(dict[str, Any], arrays))
     files = (
         np.load(io.BytesIO(each), allow_pickle=False) for each in _gather_bytes(file.getvalue())
     )

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import Any, Self, TextIO, TypeVar
 
@@ -142,7 +142,7 @@ def track(items: Iterable[Item], description: str, **options: Any) -> Iterator[I
       description: what is being done.
       **options: further arguments of `Progress`; `total` for a lengthless iterable.
     """
-    total = options.pop("total", len(items) if hasattr(items, "__len__") else None)
+    total = options.pop("total", len(items) if isinstance(items, Sized) else None)
     with Progress(total, description, **options) as progress:
         for item in items:
             yield item

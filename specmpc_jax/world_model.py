@@ -9,8 +9,9 @@ Source: Hansen et al., TD-MPC2 (arXiv 2310.16828), section 3 and appendix.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -102,26 +103,26 @@ class WorldModel:
                     observation.reshape(-1, *image), shift.reshape(-1, 2)
                 )
                 observation = flat.reshape(observation.shape)
-            return self._encoder().apply({"params": params["encoder"]}, observation)
+            return _apply(self._encoder(), params["encoder"], observation)
         if self.config.symlog_observations:
             observation = discrete_regression.symlog(observation)
         x = self._with_task(params, observation, task)
-        return self._encoder().apply({"params": params["encoder"]}, *x)
+        return _apply(self._encoder(), params["encoder"], *x)
 
     def next(self, params: Params, z: Array, action: Array, task: Array | None = None) -> Array:
         """Predicts the next latent: `[..., L]`, `[..., A]` -> `[..., L]`."""
         x = self._state_action(params, z, action, task)
-        return heads.dynamics(self.config).apply({"params": params["dynamics"]}, *x)
+        return _apply(heads.dynamics(self.config), params["dynamics"], *x)
 
     def reward(self, params: Params, z: Array, action: Array, task: Array | None = None) -> Array:
         """Predicts the reward's logits: `[..., L]`, `[..., A]` -> `[..., num_bins]`."""
         x = self._state_action(params, z, action, task)
-        return heads.reward(self.config).apply({"params": params["reward"]}, *x)
+        return _apply(heads.reward(self.config), params["reward"], *x)
 
     def termination(self, params: Params, z: Array, task: Array | None = None) -> Array:
         """Predicts the logit of the episode having ended at z: `[..., L]` -> `[...]`."""
         x = self._with_task(params, z, task)
-        return heads.termination(self.config).apply({"params": params["termination"]}, *x)[..., 0]
+        return _apply(heads.termination(self.config), params["termination"], *x)[..., 0]
 
     def policy(
         self, params: Params, z: Array, noise: Array, task: Array | None = None
@@ -136,12 +137,12 @@ class WorldModel:
         """
         config = self.config
         x = self._with_task(params, _align(z, noise.ndim), task)
-        raw = heads.policy(config).apply({"params": params["policy"]}, *x)
+        raw = _apply(heads.policy(config), params["policy"], *x)
         mean, log_std = jnp.split(raw, 2, axis=-1)
         log_std = distributions.bounded_log_std(log_std, config.log_std_min, config.log_std_max)
         count = jnp.asarray(config.action_dim, jnp.float32)
         if config.multitask:
-            mask = _broadcast(self.action_mask(task), mean)
+            mask = _broadcast(self.action_mask(cast(Array, task)), mean)
             mean, log_std, noise = mean * mask, log_std * mask, noise * mask
             count = mask.sum(-1)
         gaussian = distributions.gaussian_log_prob(noise, log_std)
@@ -186,9 +187,7 @@ class WorldModel:
         def evaluate(member: Array | int, key: Array | None) -> Array:
             own = jax.tree.map(lambda leaf: leaf[member], ensemble)
             rngs = {} if key is None else {"dropout": key}
-            return module.apply(
-                {"params": own}, *x, deterministic=key is None, rows=rows, rngs=rngs
-            )
+            return _apply(module, own, *x, deterministic=key is None, rows=rows, rngs=rngs)
 
         # One after the other, a member's activations stay in a CPU's caches.
         drawn = range(count) if members is None else members
@@ -281,6 +280,10 @@ class WorldModel:
     ) -> tuple[Array, ...]:
         z = jnp.broadcast_to(_align(z, action.ndim), (*action.shape[:-1], z.shape[-1]))
         return (*self._with_task(params, z, task), action)
+
+
+def _apply(module: nn.Module, params: Params, *inputs: Array, **options: Any) -> Array:
+    return cast(Array, module.apply({"params": params}, *inputs, **options))
 
 
 def _align(x: Array, ndim: int) -> Array:

@@ -20,7 +20,7 @@ def main() -> None:
     total = 0.0
     for _ in range(5):
         action, state, _ = controller.act(observation, state)
-        transition = environment.step(action)
+        transition = environment.step(np.asarray(action))
         observation, total = transition.observation, total + transition.reward
     frame = environment.render(120, 160)
     if not np.isfinite(total) or frame.std() == 0:

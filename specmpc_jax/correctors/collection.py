@@ -47,6 +47,7 @@ class Collector:
 
     def observe(self, step: Step) -> None:
         """Labels and stores one step of all lanes; for `run_episodes`."""
+        assert step.state is not None
         block, planned = step.state.block, step.info.planned
         if step.time == 0:
             self._mean = jnp.zeros_like(block.mean)

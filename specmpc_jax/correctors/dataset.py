@@ -4,7 +4,7 @@ import dataclasses
 import json
 import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class CorrectorDataset:
         """Writes the rows and the metadata atomically."""
         text = json.dumps(files.to_plain({"format": FORMAT, **self.metadata}))
         with files.atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, metadata=np.array(text), **self.arrays)
+            np.savez_compressed(file, metadata=np.array(text), **cast(dict[str, Any], self.arrays))
 
     @classmethod
     def load(cls, path: files.PathLike) -> "CorrectorDataset":

@@ -1,5 +1,7 @@
 """What correctors are fitted to: the teacher's action, and how much errors count."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -63,7 +65,8 @@ def _gated_loss(
     experts = registry.gated_parts(config, params, context, dropout_key)
     # The referee judges the experts as they will act, without dropout, and teaches them nothing.
     judged = registry.gated_parts(config, params, context)
-    judged = judged.replace(
+    judged = dataclasses.replace(
+        judged,
         proposal=jax.lax.stop_gradient(judged.proposal),
         correction=jax.lax.stop_gradient(judged.correction),
     )

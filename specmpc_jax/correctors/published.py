@@ -46,10 +46,9 @@ class EncoderLayer(nn.Module):
             for part in jnp.split(nn.Dense(3 * width, name="in_proj")(x), 3, axis=-1)
         )
         mixed = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
-        norm = {"epsilon": 1e-5}
-        x = nn.LayerNorm(name="norm1", **norm)(x + nn.Dense(width, name="out_proj")(mixed))
+        x = nn.LayerNorm(name="norm1", epsilon=1e-5)(x + nn.Dense(width, name="out_proj")(mixed))
         y = nn.gelu(nn.Dense(self.feedforward_dim, name="linear1")(x), approximate=False)
-        return nn.LayerNorm(name="norm2", **norm)(x + nn.Dense(width, name="linear2")(y))
+        return nn.LayerNorm(name="norm2", epsilon=1e-5)(x + nn.Dense(width, name="linear2")(y))
 
 
 def _features(steps: PlannedStep) -> Array:

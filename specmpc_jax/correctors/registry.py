@@ -1,5 +1,7 @@
 """The learned correctors by name. To add one: write a module, list it here."""
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,8 +66,11 @@ def apply(
       Actions `[..., A]`.
     """
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    action = module(config).apply(
-        {"params": params}, context, deterministic=dropout_key is None, rngs=rngs
+    action = cast(
+        Array,
+        module(config).apply(
+            {"params": params}, context, deterministic=dropout_key is None, rngs=rngs
+        ),
     )
     return jnp.clip(action, -1.0, 1.0) if clip else action
 
@@ -78,13 +83,14 @@ def gated_parts(
 ) -> GatedParts:
     """What a gated corrector weighs against each other; arguments as in `apply`."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    return Gated(config).apply(
+    parts = Gated(config).apply(
         {"params": params},
         context,
         deterministic=dropout_key is None,
         rngs=rngs,
         method=Gated.parts,
     )
+    return cast(GatedParts, parts)
 
 
 def correct_function(config: CorrectorConfig, params: Params) -> CorrectFunction:

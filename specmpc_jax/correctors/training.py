@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,8 +92,8 @@ def _stages(examples: Examples, referees: np.ndarray) -> tuple[Examples, Example
     if not len(referees):
         return examples, examples
     judges = jnp.zeros_like(examples.judges).at[referees].set(True)
-    first = examples.replace(learns=~judges, judges=judges)
-    return first, examples.replace(judges=jnp.zeros_like(judges))
+    first = dataclasses.replace(examples, learns=~judges, judges=judges)
+    return first, dataclasses.replace(examples, judges=jnp.zeros_like(judges))
 
 
 def choose_rows(kind: str, training: CorrectorTrainConfig, data: CorrectorDataset) -> Rows:
@@ -196,7 +197,7 @@ def train(
     shuffle = np.random.default_rng(training.seed)
     size = min(training.batch_size, len(rows.train))
     epochs: list[Epoch] = []
-    best, chosen = params, None
+    best, chosen = params, Epoch(0, math.nan, math.inf)
     for number in range(1, training.epochs + 1):
         order = shuffle.permutation(rows.train)
         batches = order[: len(order) // size * size].reshape(-1, size)
@@ -212,7 +213,7 @@ def train(
         held_out = _held_out_loss(config, params, examples, held_out_rows)
         epoch = Epoch(number, float(error), float(held_out))
         epochs.append(epoch)
-        if chosen is None or epoch.held_out_loss < chosen.held_out_loss:
+        if not chosen.epoch or epoch.held_out_loss < chosen.held_out_loss:
             best, chosen = params, epoch
         if report is not None:
             report(epoch)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specmpc_jax.envs.protocol import Environment, EnvironmentSpec
+from specmpc_jax.envs.protocol import Environment, EnvironmentSpec, Rendering
 from specmpc_jax.errors import UserError
 
 
@@ -66,7 +66,7 @@ class EnvironmentBatch:
         return self._environments[0].spec
 
     @property
-    def environments(self) -> tuple[Environment, ...]:
+    def environments(self) -> tuple[Rendering, ...]:
         """The lanes themselves, for rendering."""
         return tuple(self._environments)
 

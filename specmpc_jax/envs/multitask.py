@@ -80,7 +80,7 @@ def make_for(model: ModelConfig, task: str) -> Environment:
     """
     environment = registry.make(task, model.observation)
     if model.multitask:
-        return PaddedEnvironment(environment, *model.observation_shape, model.action_dim)
+        return PaddedEnvironment(environment, model.observation_shape[0], model.action_dim)
     spec = environment.spec
     made = (spec.observation_shape, spec.action_dim)
     if made != (model.observation_shape, model.action_dim):

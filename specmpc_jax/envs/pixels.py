@@ -19,7 +19,7 @@ class PixelEnvironment:
         """Takes ownership of an environment that can render; `size` is in pixels."""
         self._environment = environment
         self._frames: collections.deque[np.ndarray] = collections.deque(maxlen=num_frames)
-        self._size = size
+        self._num_frames, self._size = num_frames, size
         self._spec = dataclasses.replace(
             environment.spec,
             observation="rgb",
@@ -34,7 +34,7 @@ class PixelEnvironment:
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Starts an episode and returns its first frame, repeated."""
         self._environment.reset(seed)
-        self._frames.extend([self._frame()] * self._frames.maxlen)
+        self._frames.extend([self._frame()] * self._num_frames)
         return np.concatenate(self._frames)
 
     def step(self, action: np.ndarray) -> Transition:

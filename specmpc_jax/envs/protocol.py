@@ -34,7 +34,19 @@ class Transition(NamedTuple):
     info: dict[str, Any]  # `success`, bool, where the environment tells whether the task is done
 
 
-class Environment(Protocol):
+class Rendering(Protocol):
+    """What has pictures of itself."""
+
+    def render(self, height: int = 384, width: int = 384) -> np.ndarray:
+        """Returns a picture of the scene, `[height, width, 3]` uint8.
+
+        Raises:
+          UserError: if this machine cannot render; says what is missing.
+        """
+        ...
+
+
+class Environment(Rendering, Protocol):
     """One environment; actions lie in [-1, 1] and are clipped to it."""
 
     @property
@@ -59,14 +71,6 @@ class Environment(Protocol):
         Raises:
           UserError: if the action has the wrong shape or is not finite, or if
             no episode is running.
-        """
-        ...
-
-    def render(self, height: int = 384, width: int = 384) -> np.ndarray:
-        """Returns a picture of the scene, `[height, width, 3]` uint8.
-
-        Raises:
-          UserError: if this machine cannot render; says what is missing.
         """
         ...
 

@@ -53,10 +53,12 @@ class EnvironmentWorkers:
         # Forks of this process, whose JAX has threads, could deadlock; those of a small server
         # cannot. It imports no simulator, which may open a display that no fork survives.
         methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        context: Any = multiprocessing.get_context(
+            "forkserver" if "forkserver" in methods else "spawn"
+        )
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(["__main__", __name__, "specmpc_jax.envs.registry"])
-        self._pipes: list[connection.Connection] = []
+        self._pipes: list[Any] = []
         self._processes: list[Any] = []
         self._pending: set[int] = set()
         for lane in range(num_lanes):
@@ -161,6 +163,7 @@ def _serve(pipe: connection.Connection, make: Callable[[], Environment]) -> None
     """A worker's life: commands in, answers out, until the pipe closes."""
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         environment = None
+        answer: tuple[str, Any]
         while True:
             command, value = pipe.recv()
             if command == "close":

@@ -4,6 +4,7 @@ Nothing but the trace of what happened leaves the device. Planning is done for t
 need it only: the controller's batched step sees to that, here as anywhere.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,8 +72,10 @@ def roll(
         after, reward = step_lanes(environment, models, state.environment, action)
         if not latents:
             planned = info.planned
-            planned = planned.replace(z_real=planned.z_real[:, :0], z_pred=planned.z_pred[:, :0])
-            info = info.replace(planned=planned)
+            planned = dataclasses.replace(
+                planned, z_real=planned.z_real[:, :0], z_pred=planned.z_pred[:, :0]
+            )
+            info = dataclasses.replace(info, planned=planned)
         return LoopState(after, control), Trace(action, reward, info)
 
     return jax.lax.scan(step, state, length=steps)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from specmpc_jax.envs.protocol import Environment
 from specmpc_jax.errors import UserError
@@ -48,7 +49,7 @@ class ActingController(Protocol):
         """State before an episode."""
         ...
 
-    def act(self, observation: Array, state: Any) -> tuple[Array, Any, Any]:
+    def act(self, observation: ArrayLike, state: Any) -> tuple[Array, Any, Any]:
         """Action, next state, info."""
         ...
 
@@ -116,8 +117,8 @@ def run_episode(
     over = False
     while not over and episode.length < limit:
         begin = clock.now()
-        action, state, info = controller.act(observation, state)
-        action = np.asarray(action)
+        acted, state, info = controller.act(observation, state)
+        action = np.asarray(acted)
         elapsed = clock.now() - begin
         episode.latencies.append(elapsed)
         episode.planner_calls += _planner_calls(info)

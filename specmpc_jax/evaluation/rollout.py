@@ -73,8 +73,8 @@ def _run_group(
         if not active[:wanted].any() or count == max_steps:
             break
         begin = time.perf_counter()
-        action, state, info = controller.act(observation[0] if single else observation, state)
-        action = np.asarray(action)
+        acted, state, info = controller.act(observation[0] if single else observation, state)
+        action = np.asarray(acted)
         elapsed = time.perf_counter() - begin
         if np.isnan(result.first_latency):
             result.first_latency = elapsed

@@ -21,7 +21,8 @@ from specmpc_jax.evaluation.offsets import OffsetRecorder
 from specmpc_jax.evaluation.rollout import run_episodes
 from specmpc_jax.types import Array
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 # What one device works with: a context manager around (controller, lanes).
 Bench = tuple[Controller, EnvironmentBatch]
 

@@ -131,8 +131,9 @@ class _Recorder:
         for name, value in entries.items():
             self.steps.setdefault(name, []).append(np.asarray(value))
         # The state's buffers are given away at the next step.
+        assert step.state is not None
         self._plan = np.array(step.state.block.actions[0])
-        self._offset = entries["offset"] + 1
+        self._offset = int(info.offset[0]) + 1
 
 
 class _Camera:
@@ -142,7 +143,7 @@ class _Camera:
         self.frames: list[np.ndarray] = []
         self.failure = "" if size else "none were asked for"
         self._environment = environments.environments[0]
-        self._size = size
+        self._size = size or 0
 
     def shoot(self) -> None:
         """Takes one picture, unless an earlier one failed."""

@@ -35,7 +35,8 @@ class UpdateNoise:
 
 def draw_noise(key: Array, batch: Batch, config: ModelConfig) -> UpdateNoise:
     """Draws every random number of one update of `batch`; consumes `key`."""
-    return draw_noise_for(key, *batch.action.shape[:2], config)
+    steps, size = batch.action.shape[:2]
+    return draw_noise_for(key, steps, size, config)
 
 
 def draw_noise_for(key: Array, steps: int, size: int, config: ModelConfig) -> UpdateNoise:

@@ -18,6 +18,7 @@ so that it is the one place to change: `shard_map` over a mesh of one axis, with
 axis of every argument sharded along it (docs/distributed.md).
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -191,7 +192,8 @@ def noise_of_device(
         return jnp.moveaxis(leaf[:, :, device], 1, 0)
 
     first = (jnp.arange(count) * num_devices + device) * size
-    return noise.replace(
+    return dataclasses.replace(
+        noise,
         target=part(noise.target),
         policy=part(noise.policy),
         shift=None if noise.shift is None else part(noise.shift),
@@ -244,7 +246,7 @@ def _accumulate(
 
     def add(total: Params, part: tuple[Any, ...]) -> tuple[Params, tuple[Array, Metrics]]:
         batch, target, shift, rows = part
-        own = noise.replace(target=target, shift=shift, rows=rows)
+        own = dataclasses.replace(noise, target=target, shift=shift, rows=rows)
         gradients, loss = model_gradients(params, batch, own, model=model, config=config)
         return jax.tree.map(jnp.add, total, gradients), (loss.latents, loss.metrics)
 
@@ -269,8 +271,8 @@ def _policy_gradients(
     """
 
     def mean_loss(trainable: Params) -> tuple[Array, losses.PolicyLoss]:
-        def single(latents: Array, batch: Batch, normals: Array, rows: Rows) -> Any:
-            own = noise.replace(policy=normals, rows=rows)
+        def single(latents: Array, batch: Batch, normals: Array, rows: Rows | None) -> Any:
+            own = dataclasses.replace(noise, policy=normals, rows=rows)
             return losses.policy_loss(
                 trainable,
                 model,

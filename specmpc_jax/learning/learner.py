@@ -1,5 +1,7 @@
 """Train state, replay and the compiled update, kept in step with the environment."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -51,7 +53,8 @@ class Learner:
         self._update = compile_updates(WorldModel(model), config)
         init = jax.jit(train_state.init, static_argnums=(0, 1))
         self.state = init(WorldModel(model), config, key, params)
-        self.replay = data or ReplayBuffer(
+        # Typed as the buffer: only offline training, which adds nothing, gives data.
+        self.replay: Any = data or ReplayBuffer(
             config.buffer_size,
             model.observation_shape,
             model.action_dim,

@@ -1,6 +1,7 @@
 """Slices of recorded multi-task episodes, as a learner's source in place of replay."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ class OfflineData:
         found = self.gather(*(np.concatenate(part) for part in zip(*draws, strict=True)))
         self._check(found)
 
-        def time_major(array: np.ndarray) -> np.ndarray:
+        def time_major(array: np.ndarray) -> Any:
             return array.reshape(num_batches, batch_size, *array.shape[1:]).swapaxes(1, 2)
 
         reward = time_major(found["reward"])[:, 1:]

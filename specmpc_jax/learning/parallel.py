@@ -330,7 +330,7 @@ class ParallelRun:
         self.position = Position(**record["position"])
         self._device_steps = record["device_steps"]
         state = self._directory.read_state(learner.template) if first else learner.template
-        raw = state.replace(key=jax.random.key_data(state.key))
+        raw = dataclasses.replace(state, key=jax.random.key_data(state.key))
         raw = processes.tree_from_first(raw)
         key = jax.random.wrap_key_data(jax.numpy.asarray(raw.key))
         learner.restore(raw.replace(key=key))

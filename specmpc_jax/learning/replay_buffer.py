@@ -207,9 +207,8 @@ class ReplayBuffer:
 
     def _check(self, episode: Episode, rows: int) -> None:
         steps = rows - 1
-        expected = Episode(
-            (rows, *self._observation.shape[1:]), (steps, self._action.shape[1]), (steps,), (steps,)
-        )
+        observation_shape, action_shape = self._observation.shape[1:], self._action.shape[1:]
+        expected = ((rows, *observation_shape), (steps, *action_shape), (steps,), (steps,))
         for name, array, shape in zip(Episode._fields, episode, expected, strict=True):
             if np.shape(array) != shape:
                 raise UserError(

@@ -10,6 +10,7 @@ diverged.json           only if training diverged: where, and why
 """
 
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +171,7 @@ class RunDirectory:
 
 def _without_typed_keys(state: TrainState) -> TrainState:
     """Replaces the typed key, which files cannot hold, by its data."""
-    return state.replace(key=jax.random.key_data(state.key))
+    return dataclasses.replace(state, key=jax.random.key_data(state.key))
 
 
 def _compare(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """One TD-MPC2 update (spec section 8) and any number of them in one compiled call."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -132,7 +133,7 @@ def step_model(
     trainable = train_state.in_model_loss(state.params)
     steps, optimizer = train_state.model_optimizer(config).update(gradients, state.model_optimizer)
     params = {**state.params, **optax.apply_updates(trainable, steps)}
-    return state.replace(params=params, model_optimizer=optimizer), norm
+    return dataclasses.replace(state, params=params, model_optimizer=optimizer), norm
 
 
 def step_policy(
@@ -146,7 +147,8 @@ def step_policy(
     clipped, norm = clip_by_norm(gradients["policy"], config.grad_clip_norm)
     steps, optimizer = train_state.policy_optimizer(config).update(clipped, state.policy_optimizer)
     policy = optax.apply_updates(state.params["policy"], steps)
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         params={**state.params, "policy": policy},
         policy_optimizer=optimizer,
         scale=scale,
@@ -159,7 +161,9 @@ def finish(state: TrainState, config: TrainConfig) -> TrainState:
     """Moves the target ensemble and counts the update."""
     params = state.params
     target_q = optax.incremental_update(params["q"], params["target_q"], config.tau)
-    return state.replace(params={**params, "target_q": target_q}, updates=state.updates + 1)
+    return dataclasses.replace(
+        state, params={**params, "target_q": target_q}, updates=state.updates + 1
+    )
 
 
 def bind_embedding(state: TrainState, task: Array | None) -> TrainState:
@@ -168,4 +172,4 @@ def bind_embedding(state: TrainState, task: Array | None) -> TrainState:
         return state
     table = state.params["task_embedding"]
     table = table.at[task].set(task_embedding.look_up(table, task))
-    return state.replace(params={**state.params, "task_embedding": table})
+    return dataclasses.replace(state, params={**state.params, "task_embedding": table})

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from specmpc_jax.types import Array
 
 
-def shift_sequence(sequence: Array, steps: Array) -> Array:
+def shift_sequence(sequence: Array, steps: Array | int) -> Array:
     """Drops the first steps of a sequence and fills its end with zeros.
 
     Args:

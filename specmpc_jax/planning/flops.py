@@ -7,8 +7,8 @@ a plan starts from a latent.
 """
 
 import collections
+import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from specmpc_jax.config import ModelConfig, PlannerConfig
 
@@ -16,7 +16,8 @@ from specmpc_jax.config import ModelConfig, PlannerConfig
 _MEMBERS = 2
 
 
-class Product(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Product:
     """`count` products of `[rows, inner]` with weights `[inner, columns]`."""
 
     rows: int

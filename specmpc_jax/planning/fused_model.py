@@ -89,7 +89,7 @@ def prepare(config: ModelConfig, params: Params, matmul_dtype: str = "float32") 
 
     if config.num_q == 2:
         members = [jax.tree.map(lambda leaf, i=i: leaf[i], params["q"]) for i in range(2)]
-        q = (network(members[0]), network(members[1]))
+        q: Network | tuple[Network, Network] = (network(members[0]), network(members[1]))
     else:
         q = jax.vmap(network)(params["q"])
     fused = FusedParams(
@@ -142,6 +142,7 @@ def planning_model(config: ModelConfig, fused: FusedParams, task: Array) -> Plan
         return 0.5 * (first + second)
 
     def termination(z: Array) -> Array:
+        assert fused.termination is not None
         (logit,) = _evaluate(fused.termination, index, z)
         return jax.nn.sigmoid(logit[..., 0])
 

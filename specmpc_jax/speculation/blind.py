@@ -11,6 +11,8 @@ The plan's predictions are then forgotten, so that the first usable observation
 replans, warm-started by what is left of the mean. Correctors do not see the step.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -51,7 +53,7 @@ def unless_blind(config: SpeculationConfig, seen: Array, before: ExecutorState, 
         return jax.tree.map(lambda a, b: jnp.where(seen, a, b), step, blind)
 
     action, after, info = step
-    step = action, after, info.replace(blind=jnp.zeros_like(seen))
+    step = action, after, dataclasses.replace(info, blind=jnp.zeros_like(seen))
     return choose(seen, before, step) if seen.ndim == 0 else jax.vmap(choose)(seen, before, step)
 
 
@@ -74,11 +76,12 @@ def without_observation(config: SpeculationConfig, state: ExecutorState, like: S
     window = jax.tree.map(
         lambda past, new: jnp.concatenate([past[1:], new[None]]), state.window, unseen
     )
-    after = state.replace(
+    after = dataclasses.replace(
+        state,
         step=state.step + 1,
         offset=offset + 1,
         # A mismatch to these is NaN, which replans at any threshold.
-        block=state.block.replace(latents=jnp.full_like(state.block.latents, jnp.nan)),
+        block=dataclasses.replace(state.block, latents=jnp.full_like(state.block.latents, jnp.nan)),
         window=window,
         window_mask=jnp.concatenate([state.window_mask[1:], jnp.zeros((1,), bool)]),
     )

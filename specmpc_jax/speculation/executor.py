@@ -19,6 +19,7 @@ tracking, as in Angelopoulos et al., Conformal PID control, NeurIPS 2023). With 
 `valued` has the last word where the mismatch drops no plan.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -274,6 +275,8 @@ def _weigh(
     config: SpeculationConfig, functions: Functions, decision: Array, state: ExecutorState, z: Array
 ) -> tuple[Array, Array]:
     """Lets values decide at a step whose plan the mismatch keeps: the decision, and an action."""
+    assert functions.value is not None and functions.prior is not None
+    assert config.value_tolerance is not None
     after, planned = _enter(state, jnp.zeros((), bool), state.block, z, state.tolerance)
     corrected = planned.a_plan
     if functions.correct is not None:
@@ -300,6 +303,7 @@ def plan(functions: Functions, state: ExecutorState, z: Array) -> Block:
 
 def correct(functions: Functions, state: ExecutorState, planned: PlannedStep) -> Array:
     """Mends the action of a step that `enter` has already counted."""
+    assert functions.correct is not None
     context = CorrectionContext(
         step=planned,
         window=state.window,
@@ -318,7 +322,7 @@ def _enter(
     state: ExecutorState, replan: Array, block: Block, z: Array, tolerance: Array
 ) -> tuple[ExecutorState, PlannedStep]:
     state, planned = enter(state, jnp.where(replan, 0, state.offset), block, z)
-    return state.replace(tolerance=tolerance), planned
+    return dataclasses.replace(state, tolerance=tolerance), planned
 
 
 def enter(

@@ -23,26 +23,32 @@ def three_link_model() -> str:
     `shoulder1`; wrist, finger, target and arena stay what they are in the suite.
     """
     model = ElementTree.fromstring(reacher.get_model_and_assets()[0])
-    upper = model.find(".//body[@name='arm']")
-    hand = upper.find("body")
+    upper = _find(model, ".//body[@name='arm']")
+    hand = _find(upper, "body")
     upper.remove(hand)
     lower = copy.deepcopy(upper)
     for index, body in enumerate((upper, lower)):
         body.set("name", f"arm{index}")
-        body.find("geom").attrib.update(name=f"arm{index}", fromto=f"0 0 0 {_LINK}")
-        body.find("joint").set("name", f"shoulder{index}")
+        _find(body, "geom").attrib.update(name=f"arm{index}", fromto=f"0 0 0 {_LINK}")
+        _find(body, "joint").set("name", f"shoulder{index}")
     upper.append(lower)
     lower.append(hand)
     for body in (lower, hand):
-        body.find("joint").attrib.update(limited="true", range=_RANGE)
-    for body in (lower, hand, hand.find("body")):
+        _find(body, "joint").attrib.update(limited="true", range=_RANGE)
+    for body in (lower, hand, _find(hand, "body")):
         body.set("pos", _LINK)
 
-    actuator = model.find("actuator")
-    actuator.insert(0, copy.deepcopy(actuator.find("motor")))
+    actuator = _find(model, "actuator")
+    actuator.insert(0, copy.deepcopy(_find(actuator, "motor")))
     for index, motor in enumerate(actuator.findall("motor")[:2]):
         motor.attrib.update(name=f"shoulder{index}", joint=f"shoulder{index}")
     return ElementTree.tostring(model, encoding="unicode")
+
+
+def _find(element: ElementTree.Element, path: str) -> ElementTree.Element:
+    found = element.find(path)
+    assert found is not None, path
+    return found
 
 
 def _load(target_size: float, random: int) -> control.Environment:

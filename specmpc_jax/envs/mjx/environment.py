@@ -135,9 +135,9 @@ class MjxEnvironment:
         suite.reset(seed)
         physics = suite.suite_environment.physics
         start = Start(
-            np.float32(physics.data.qpos),
-            np.float32(physics.data.qvel),
-            np.float32(self.domain.goal_of(physics)),
+            jnp.asarray(physics.data.qpos, jnp.float32),
+            jnp.asarray(physics.data.qvel, jnp.float32),
+            jnp.asarray(self.domain.goal_of(physics), jnp.float32),
         )
         suite.close()
         return start

@@ -1,5 +1,6 @@
 """Finger: spin a body on a hinge, or turn its tip to a target."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -78,7 +79,8 @@ class Turn(Finger):
         angle_key, joints_key = jax.random.split(key)
         angle = jax.random.uniform(angle_key, minval=-np.pi, maxval=np.pi)
         around = self._tip_radius * jnp.stack([jnp.sin(angle), jnp.cos(angle)])
-        return super().draw(model, joints_key).replace(goal=self._spinner + around)
+        start = super().draw(model, joints_key)
+        return dataclasses.replace(start, goal=jnp.asarray(self._spinner + around))
 
     def goal_of(self, physics: Any) -> np.ndarray:
         """The target's place."""

@@ -12,7 +12,7 @@ from specmpc_jax.envs.device import Models, reset_lanes, resume_lanes, step_lane
 from specmpc_jax.envs.dm_control import DMControlEnvironment
 from specmpc_jax.envs.mjx.domain import Start
 from specmpc_jax.envs.mjx.environment import MjxEnvironment, MjxState
-from specmpc_jax.envs.protocol import EnvironmentSpec
+from specmpc_jax.envs.protocol import EnvironmentSpec, Rendering
 from specmpc_jax.errors import UserError
 from specmpc_jax.types import Array
 
@@ -68,7 +68,7 @@ class MjxLanes(EnvironmentBatch):
         return self.environment.spec
 
     @property
-    def environments(self) -> tuple["LaneView", ...]:
+    def environments(self) -> tuple[Rendering, ...]:
         """The lanes, for rendering."""
         return tuple(LaneView(self, lane) for lane in range(len(self)))
 

@@ -16,8 +16,8 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import mujoco
-import numpy as np
 from mujoco import mjx
 
 from specmpc_jax.types import Array
@@ -109,20 +109,22 @@ def advance(physics: Physics, model: mjx.Model, data: mjx.Data, control: Array) 
       Prepared data.
     """
     data = data.replace(ctrl=control)
-    if physics.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-        # Intermediate stages of Runge-Kutta prepare for themselves.
-        def substep(_: int, data: mjx.Data) -> mjx.Data:
-            return mjx.step(model, data)
 
-        return prepare(model, jax.lax.fori_loop(0, physics.substeps, substep, data))
+    def runge_kutta(_: int, data: mjx.Data) -> mjx.Data:
+        return mjx.step(model, data)
 
-    def substep(_: int, data: mjx.Data) -> mjx.Data:
+    def euler(_: int, data: mjx.Data) -> mjx.Data:
         return prepare(model, mjx.euler(model, finish(physics, model, data)))
 
-    return jax.lax.fori_loop(0, physics.substeps, substep, data)
+    if physics.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
+        # Intermediate stages of Runge-Kutta prepare for themselves.
+        return prepare(model, jax.lax.fori_loop(0, physics.substeps, runge_kutta, data))
+    return jax.lax.fori_loop(0, physics.substeps, euler, data)
 
 
 def touching(data: mjx.Data) -> Array:
     """Whether any two geoms penetrate each other in prepared data, `[]` bool."""
     contact = data._impl.contact
-    return (contact.dist < contact.includemargin).any() if contact.dist.size else np.False_
+    if not contact.dist.size:
+        return jnp.zeros((), bool)
+    return (contact.dist < contact.includemargin).any()

@@ -7,6 +7,7 @@ A table stands between `<!-- results: NAME -->` and `<!-- end -->`, where NAME i
 """
 
 import argparse
+import functools
 import math
 import re
 import sys
@@ -26,7 +27,8 @@ TASKS = ("walker-walk", "cartpole-swingup", "cup-catch")
 # The rows of the short table.
 SHORT = (
     *(BASELINE, POLICY, "3_step_naive", "3_step_corrector", "3_step_bc", "3_step_gated"),
-    *("5_step_naive", "5_step_bc", "5_step_gated", "10_step_bc", "10_step_gated"),
+    *("3_step_prior", "5_step_naive", "5_step_bc", "5_step_gated", "5_step_prior"),
+    *("5_step_refine", "10_step_bc", "10_step_gated", "10_step_prior", "10_step_refine"),
 )
 # Share of planner calls saved and of return lost, in percent: Lin et al., arXiv 2512.17250.
 PUBLISHED = (43.6, -7.1)
@@ -51,7 +53,13 @@ def main(check: bool) -> int:
 
 
 def table(name: str) -> str:
-    """One table in Markdown."""
+    """One table in Markdown.
+
+    Raises:
+      SystemExit: if no table is called so.
+    """
+    if name not in ("all", *TASKS):
+        sys.exit(f"no table is called {name!r}; there are all, {', '.join(TASKS)}")
     return _short() if name == "all" else _of_task(name)
 
 
@@ -148,10 +156,12 @@ def _of_task(task: str) -> str:
     return _markdown(lines)
 
 
+@functools.cache
 def _results(task: str) -> dict[str, Result]:
     return {r.variant: r for r in read_results(ROOT / "results" / task / "summary.csv")}
 
 
+@functools.cache
 def _latencies(task: str) -> dict[str, Result]:
     """Measured apart, with nothing else running."""
     path = ROOT / "results" / task / "latency" / "summary.csv"

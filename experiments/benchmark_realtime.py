@@ -16,6 +16,8 @@ from absl import flags
 from experiments.support import launch, planner_flags, realtime_plot, tables, teachers
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
+from specmpc_jax.correctors.corrector import Corrector, by_name
+from specmpc_jax.correctors.unlearned import UnlearnedConfig
 from specmpc_jax.deadline_controller import calibrate
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import Environment
@@ -71,7 +73,7 @@ class Settings:
     env_seeds: tuple[int, ...]
     max_steps: int
     exec_horizon: int
-    corrector: str | None
+    corrector: Corrector | UnlearnedConfig | None
     tau_replan: float | None
 
 
@@ -116,7 +118,7 @@ def _settings(environment: Environment) -> Settings:
         env_seeds=tuple(seeds),
         max_steps=min(_MAX_STEPS.value or length, length),
         exec_horizon=_EXEC_HORIZON.value,
-        corrector=_CORRECTOR.value or None,
+        corrector=by_name(_CORRECTOR.value) if _CORRECTOR.value else None,
         tau_replan=_TAU_REPLAN.value,
     )
 

@@ -19,6 +19,7 @@ from experiments.support import launch, planner_flags, soak_plot, teachers
 from experiments.support.soak_record import COLUMNS, Compilations, Recorder, summarise
 from specmpc_jax import files
 from specmpc_jax.agent import Agent
+from specmpc_jax.correctors.corrector import by_name
 from specmpc_jax.envs import registry
 from specmpc_jax.envs.protocol import Environment
 from specmpc_jax.errors import UserError, nearest_names
@@ -141,7 +142,7 @@ def _names() -> list[str]:
 def _controller(agent: Agent, task: str, name: str) -> Any:
     if name == "every_step":
         return agent.controller(task=task)
-    corrector = _CORRECTOR.value or None
+    corrector = by_name(_CORRECTOR.value) if _CORRECTOR.value else None
     make = agent.controller if name == "blocks" else agent.pipelined_controller
     return make(_EXEC_HORIZON.value, corrector, tau_replan=_TAU_REPLAN.value, task=task)
 

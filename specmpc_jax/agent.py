@@ -20,8 +20,7 @@ from specmpc_jax.controller import (
     plan_from_latent,
     warm_up,
 )
-from specmpc_jax.correctors import unlearned
-from specmpc_jax.correctors.corrector import Corrector
+from specmpc_jax.correctors.corrector import Corrector, by_name
 from specmpc_jax.correctors.unlearned import UnlearnedConfig
 from specmpc_jax.deadline_controller import DeadlineController, calibrate
 from specmpc_jax.errors import UserError, nearest_names
@@ -278,7 +277,7 @@ class Agent:
     ) -> tuple[ControlProgram, ControlArrays]:
         """Static choices and arrays of a controller with thresholds at `offsets` offsets."""
         if isinstance(corrector, str):
-            corrector = unlearned.CONFIGS.get(corrector) or Corrector.load(corrector)
+            corrector = by_name(corrector)
         learned: Corrector | None = None
         architecture: CorrectorConfig | UnlearnedConfig | None
         history_len = 1

@@ -14,7 +14,8 @@ from specmpc_jax.config import (
     from_json,
     to_json,
 )
-from specmpc_jax.correctors import registry
+from specmpc_jax.correctors import registry, unlearned
+from specmpc_jax.correctors.unlearned import UnlearnedConfig
 from specmpc_jax.errors import UserError
 from specmpc_jax.speculation import calibration
 from specmpc_jax.types import Params
@@ -99,3 +100,12 @@ class Corrector:
     def num_parameters(self) -> int:
         """Number of scalars in the weights."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+
+def by_name(name: str) -> Corrector | UnlearnedConfig:
+    """A corrector that learned nothing, such as "refine", or the one in a directory.
+
+    Raises:
+      UserError: if it is neither.
+    """
+    return unlearned.CONFIGS.get(name) or Corrector.load(name)

@@ -32,6 +32,7 @@ SHORT = (
 )
 # Share of planner calls saved and of return lost, in percent: Lin et al., arXiv 2512.17250.
 PUBLISHED = (43.6, -7.1)
+LOWEST = -32  # percent of return; what lies lower is written at the figure's edge
 _TABLE = re.compile(r"(<!-- results: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
@@ -78,8 +79,9 @@ def tradeoff() -> Figure:
         axis.axhline(0, color="black", linewidth=1, linestyle="--")
         axis.plot(*PUBLISHED, "x", color="black", markersize=7)
         axis.set_title(task)
-        axis.set_ylim(-32, 6)
-    keys = [style.key(result) for result in sorted(seen.values(), key=style.rank)]
+        axis.set_ylim(LOWEST, 6)
+    by_kind = sorted(seen.values(), key=lambda result: style.rank(result)[1])
+    keys = [style.key(result) for result in by_kind]
     return style.finish(
         figure,
         axes,
@@ -94,7 +96,12 @@ def _draw(axis: Axes, result: Result, baseline: Result, place: int) -> None:
     middle, low, high = _percent(result, baseline)
     # Points of one block length would hide each other.
     x = 100 * (1 - result.planner_calls_per_step) + 1.2 * (place - 2)
-    axis.vlines(x, low, high, style.look(result.kind).color, linewidth=1.2)
+    color = style.look(result.kind).color
+    if middle < LOWEST:
+        text = f"{middle:.0f}\n\u2193"
+        axis.text(x, LOWEST + 1, text, color=color, ha="center", va="bottom", fontsize=8)
+        return
+    axis.vlines(x, low, high, color, linewidth=1.2)
     axis.plot(x, middle, **style.marker(result))
 
 

@@ -14,7 +14,8 @@ import yaml
 import specmpc_jax as sm
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def tool(name):
@@ -77,6 +78,17 @@ def test_image_steps_run_below_a_directory(tmp_path, monkeypatch):
         image.carry_out("RUN", "false")
     with pytest.raises(ValueError, match="HEALTHCHECK"):
         image.carry_out("HEALTHCHECK", "x")
+
+
+def test_files_that_the_wheel_needs_are_packed():
+    data = PYPROJECT["tool"]["setuptools"]["package-data"]
+    packed = {
+        path.relative_to(ROOT).as_posix()
+        for package, patterns in data.items()
+        for pattern in patterns
+        for path in (ROOT / package).glob(pattern)
+    }
+    assert packed >= set(tool("check_wheel").NEEDED)
 
 
 @pytest.mark.parametrize(

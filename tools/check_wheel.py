@@ -26,7 +26,7 @@ NEEDED = (
     "specmpc_jax/py.typed",
     "specmpc_jax/teachers/walker-walk-1m/checksums.json",
     "experiments/reference_curves/walker-walk.csv",
-    "experiments/templates/trace.html",
+    "experiments/support/templates/trace.html",
 )
 
 TRY = """

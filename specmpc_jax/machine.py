@@ -32,7 +32,8 @@ def enable_compilation_cache(path: str | os.PathLike[str] | None = None) -> Path
       OSError: if `path` cannot be made.
     """
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
-    told = jax.config.values["jax_compilation_cache_dir"]
+    # JAX adds its options as attributes while it runs.
+    told = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if path is None and told is not None:
         return Path(told)
     directory = _default_directory() if path is None else Path(path).absolute()

@@ -53,7 +53,7 @@ class Learner:
         self._update = compile_updates(WorldModel(model), config)
         init = jax.jit(train_state.init, static_argnums=(0, 1))
         self.state = init(WorldModel(model), config, key, params)
-        # Typed as the buffer: only offline training, which adds nothing, gives data.
+        # Any: the buffer alone can be added to, and offline training, which gives data, never does.
         self.replay: Any = data or ReplayBuffer(
             config.buffer_size,
             model.observation_shape,

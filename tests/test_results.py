@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -172,3 +173,14 @@ def test_aggregates_have_a_stratum_for_each_model_and_task():
     assert first["mean_return"] == first["iqm_return"] == 4.0
     assert first["iqm_ci_low"] <= 4.0 <= first["iqm_ci_high"]
     assert (second["variant"], second["strata"], second["episodes"]) == ("w", 1, 1)
+
+
+def test_printed_rows_name_what_tells_them_apart():
+    def columns(*rows):
+        shown = comparing.table(SimpleNamespace(summary=[dict(row, variant="v") for row in rows]))
+        return list(shown[0])[:3]
+
+    one = {"task": "a", "model_id": "a-1m"}
+    assert columns(one)[0] == "variant"
+    assert columns(one, one | {"model_id": "a-5m"})[:2] == ["model_id", "variant"]
+    assert columns(one, {"task": "b", "model_id": "b-1m"}) == ["task", "model_id", "variant"]

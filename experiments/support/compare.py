@@ -242,9 +242,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def table(results: Results) -> list[dict[str, Any]]:
-    """The summary's main columns as numbers, for printing; with the task if there are several."""
-    several = len({row["task"] for row in results.summary}) > 1
-    columns = (*(("task",) * several), *TABLE_COLUMNS)
+    """The summary's main columns as numbers, for printing; with task and model if they differ."""
+    differ = (name for name in ("task", "model_id") if len({r[name] for r in results.summary}) > 1)
+    columns = (*differ, *TABLE_COLUMNS)
     return [{name: _number(row.get(name, "")) for name in columns} for row in results.summary]
 
 

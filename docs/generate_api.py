@@ -20,6 +20,7 @@ MODULES = (
     "specmpc_jax.config",
     "specmpc_jax.learning.config",
     "specmpc_jax.types",
+    "specmpc_jax.stateful",
     "specmpc_jax.speculation.executor",
     "specmpc_jax.pipelined_controller",
     "specmpc_jax.deadline_controller",
@@ -91,7 +92,7 @@ def _describe(node: Definition, name: str) -> Iterator[str]:
         yield from (*_code("\n".join(fields)), "")
     for method in methods:
         documented = ast.get_docstring(method)
-        if method.name.startswith("_") or not documented:
+        if method.name.startswith("_") and method.name != "__call__" or not documented:
             continue
         is_property = any(ast.unparse(d) == "property" for d in method.decorator_list)
         signature = (

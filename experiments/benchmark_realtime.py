@@ -46,7 +46,9 @@ _EXEC_HORIZON = flags.DEFINE_integer(
     "exec_horizon", 3, "Steps of a block (blocks and pipelined).", lower_bound=1
 )
 _CORRECTOR = flags.DEFINE_string(
-    "corrector", None, "Corrector of blocks and pipelined: a directory, refine or prior; or none."
+    "corrector",
+    None,
+    "Corrector of blocks and pipelined: a directory, bundled:NAME, refine or prior; or none.",
 )
 _TAU_REPLAN = flags.DEFINE_float(
     "tau_replan",

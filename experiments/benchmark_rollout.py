@@ -34,7 +34,9 @@ BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Environments s
 STEPS = flags.DEFINE_integer("steps", 30, "Agent steps of one timed call.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each row.", lower_bound=1)
 CORRECTOR_DIR = flags.DEFINE_string(
-    "corrector_dir", corrector_files.CORRECTOR_DIR, "Directory of the correctors."
+    "corrector_dir",
+    corrector_files.CORRECTOR_DIR,
+    "Directory of the correctors, or bundled:TEACHER for those that come along.",
 )
 VARIANTS = flags.DEFINE_list(
     "variants", ["policy", "baseline", "3_step_naive"], "Variants by name, as for eval_corrector."

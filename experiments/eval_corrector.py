@@ -42,7 +42,9 @@ ALL_SIZES = flags.DEFINE_bool(
     "all_model_sizes", False, "Evaluate every size of teacher in --model_dir."
 )
 CORRECTOR_DIR = flags.DEFINE_string(
-    "corrector_dir", corrector_files.CORRECTOR_DIR, "Directory of the correctors."
+    "corrector_dir",
+    corrector_files.CORRECTOR_DIR,
+    "Directory of the correctors, or bundled:TEACHER for those that come along.",
 )
 EPISODES = flags.DEFINE_integer("episodes", 10, "Episodes of each variant.", lower_bound=1)
 PLAN_HORIZON = flags.DEFINE_integer(

@@ -33,7 +33,9 @@ from specmpc_jax.evaluation.comparison import EvaluationSettings
 STRENGTHS = flags.DEFINE_list("strengths", ["0", "0.2", "0.4", "0.6"], "Strengths, 0 to 5.")
 PARTS = flags.DEFINE_list("parts", ["mass", "friction", "gain"], "What is scaled.")
 CORRECTOR_DIR = flags.DEFINE_string(
-    "corrector_dir", corrector_files.CORRECTOR_DIR, "Directory of the correctors."
+    "corrector_dir",
+    corrector_files.CORRECTOR_DIR,
+    "Directory of the correctors, or bundled:TEACHER for those that come along.",
 )
 EPISODES = flags.DEFINE_integer("episodes", 10, "Episodes of each variant.", lower_bound=1)
 NUM_ENVS = flags.DEFINE_integer("num_envs", 10, "Environments side by side.", lower_bound=1)

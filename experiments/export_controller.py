@@ -17,7 +17,7 @@ EXEC_HORIZON = flags.DEFINE_integer(
     "exec_horizon", 3, "Steps executed of one plan at most; 1 plans at every step.", lower_bound=1
 )
 CORRECTOR = flags.DEFINE_string(
-    "corrector", None, "Corrector: a directory, refine or prior; none if empty."
+    "corrector", None, "Corrector: a directory, bundled:NAME, refine or prior; none if empty."
 )
 TAU_ACCEPT = flags.DEFINE_float(
     "tau_accept", None, "Mismatch up to which planned actions are taken as they are (default 0)."

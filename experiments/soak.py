@@ -34,7 +34,9 @@ _CONTROLLERS = flags.DEFINE_list(
 )
 _EXEC_HORIZON = flags.DEFINE_integer("exec_horizon", 3, "Steps of a block.", lower_bound=1)
 _CORRECTOR = flags.DEFINE_string(
-    "corrector", "refine", "Corrector of the blocks: a directory, refine or prior; none if empty."
+    "corrector",
+    "refine",
+    "Corrector of the blocks: a directory, bundled:NAME, refine or prior; none if empty.",
 )
 _TAU_REPLAN = flags.DEFINE_float(
     "tau_replan", 0.9, "Relative mismatch beyond which a block is dropped.", lower_bound=0.0

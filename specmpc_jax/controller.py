@@ -24,6 +24,7 @@ from specmpc_jax.planning.fused_model import FusedParams
 from specmpc_jax.speculation import blind, executor
 from specmpc_jax.speculation.blocks import block_from_plan, prior_block
 from specmpc_jax.speculation.executor import ExecutorState, Functions, StepInfo, Thresholds
+from specmpc_jax.stateful import StatefulCalls
 from specmpc_jax.types import Array, Block, CorrectFunction, Params, Plan, PlanningModel
 from specmpc_jax.world_model import WorldModel
 
@@ -227,8 +228,12 @@ def warm_up(
     jax.block_until_ready(state)
 
 
-class Controller:
-    """Acts in an environment; made by `Agent.controller`."""
+class Controller(StatefulCalls[ExecutorState, StepInfo]):
+    """Acts in an environment; made by `Agent.controller`.
+
+    `action, info = controller(observation)` for scripts (see `StatefulCalls`), `initial_state`
+    and `act` where the state is to be a value.
+    """
 
     def __init__(
         self, program: ControlProgram, arrays: ControlArrays, device: jax.Device | None = None
@@ -248,6 +253,10 @@ class Controller:
         state = make_initial_state(self.program, key, batch_size)
         # Tied to the device as later states will be, or JAX compiles a second time for those.
         return state if self._device is None else jax.device_put(state, self._device)
+
+    def _first_state(self, key: Array, shape: tuple[int, ...]) -> ExecutorState:
+        single = len(shape) <= len(self.program.model.observation_shape)
+        return self.initial_state(key, None if single else shape[0])
 
     def on(self, device: jax.Device) -> "Controller":
         """The same controller with its arrays on a device, which then does the work."""

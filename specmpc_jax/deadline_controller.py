@@ -18,6 +18,7 @@ from specmpc_jax.planning import deadline
 from specmpc_jax.planning.deadline import GovernorConfig, GovernorState, Timing
 from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.speculation.executor import ExecutorState, StepInfo
+from specmpc_jax.stateful import StatefulCalls
 from specmpc_jax.types import Array
 
 # Seconds on any clock.
@@ -43,7 +44,7 @@ class DeadlineInfo(StepInfo):
     late: bool = flax.struct.field(pytree_node=False, default=False)  # took more than the budget
 
 
-class DeadlineController:
+class DeadlineController(StatefulCalls[DeadlineState, DeadlineInfo]):
     """Acts in one environment within a budget; made by `Agent.deadline_controller`.
 
     How much is planned depends on measured time, so actions repeat from run to

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from specmpc_jax import files
 from specmpc_jax.checkpointing import file_sha256
 from specmpc_jax.errors import UserError
+from specmpc_jax.stateful import StatefulCalls
 from specmpc_jax.types import Array
 
 KIND = "exported_controller"
@@ -31,7 +32,7 @@ _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RuntimeError,
 NamedArrays = dict[str, Array]
 
 
-class ExportedController:
+class ExportedController(StatefulCalls[NamedArrays, NamedArrays]):
     """Acts like `Controller`, with states and infos as dicts of named arrays.
 
     `manifest` is what `manifest.json` holds: task, shapes, settings, teacher.

@@ -5,13 +5,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from specmpc_jax import checkpointing
+from specmpc_jax import bundled, checkpointing
 from specmpc_jax.agent import Agent
 from specmpc_jax.config import PlannerConfig
-from specmpc_jax.errors import UserError
 
-BUNDLED_PREFIX = "bundled:"
-BUNDLED_TEACHERS = Path(__file__).parent / "teachers"
 # Group of the entry points that bring teachers, each named by its prefix without the colon.
 TEACHER_ENTRY_POINTS = "specmpc_jax.teachers"
 
@@ -29,22 +26,14 @@ def load(path: str | os.PathLike[str], planner: PlannerConfig | None = None) -> 
     Raises:
       UserError: if there is no such checkpoint, or it is damaged or cannot be fetched.
     """
+    path = bundled.resolve(path, bundled.TEACHERS)
     if isinstance(path, str):
         scheme, separator, name = path.partition(":")
-        if f"{scheme}{separator}" == BUNDLED_PREFIX:
-            path = _bundled_teacher(name)
-        elif separator and (fetch := _fetcher(scheme)):
+        if separator and (fetch := _fetcher(scheme)):
             path = fetch(name)
     saved = checkpointing.load_model(path)
     fingerprint = checkpointing.fingerprint(saved.params)
     return Agent(saved.params, saved.config, planner, saved.metadata, fingerprint)
-
-
-def _bundled_teacher(name: str) -> Path:
-    names = sorted(entry.name for entry in BUNDLED_TEACHERS.iterdir() if entry.is_dir())
-    if name not in names:
-        raise UserError(f"no bundled teacher is called {name!r}; there is {', '.join(names)}")
-    return BUNDLED_TEACHERS / name
 
 
 def _fetcher(scheme: str) -> Callable[[str], Path] | None:

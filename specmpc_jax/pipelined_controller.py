@@ -28,6 +28,7 @@ from specmpc_jax.speculation import async_planner, blind
 from specmpc_jax.speculation.async_planner import PipelineState
 from specmpc_jax.speculation.decisions import Outcome
 from specmpc_jax.speculation.executor import ExecutorState, StepInfo
+from specmpc_jax.stateful import StatefulCalls
 from specmpc_jax.types import Array, Block
 from specmpc_jax.world_model import WorldModel
 
@@ -47,7 +48,7 @@ class PipelinedInfo(StepInfo):
     planner_calls: int = flax.struct.field(pytree_node=False, default=0)  # begun at this step
 
 
-class PipelinedController:
+class PipelinedController(StatefulCalls[PipelinedState, PipelinedInfo]):
     """Acts in one environment; made by `Agent.pipelined_controller`.
 
     A plan that is not ready when its block begins is waited for, so that

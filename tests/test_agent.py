@@ -160,9 +160,3 @@ def test_an_agent_is_the_same_after_saving(tmp_path):
         for agent in (AGENT, loaded)
     )
     np.testing.assert_array_equal(ours, theirs)
-
-
-def test_bundled_teachers_are_listed_when_misspelt():
-    assert sm.load("bundled:walker-walk-1m").config.tasks == ("walker-walk",)
-    with pytest.raises(sm.UserError, match="walker-walk-1m"):
-        sm.load("bundled:walker-wlk")

@@ -25,6 +25,7 @@ LEFT_OUT = ("mujoco", "dm-control")
 NEEDED = (
     "specmpc_jax/py.typed",
     "specmpc_jax/teachers/walker-walk-1m/checksums.json",
+    "specmpc_jax/correctors/bundled/walker-walk-1m-bc/checksums.json",
     "experiments/reference_curves/walker-walk.csv",
     "experiments/support/templates/trace.html",
 )
@@ -33,14 +34,13 @@ TRY = """
 import importlib.util, sys
 for name in ("torch", "mujoco", "dm_control"):
     assert importlib.util.find_spec(name) is None, f"{name} is installed"
-import jax, numpy as np
+import numpy as np
 import specmpc_jax as sm
 assert "site-packages" in sm.__file__, sm.__file__
 agent = sm.load("bundled:walker-walk-1m").with_planner(num_samples=32, num_elites=4, iterations=2)
-controller = agent.controller(exec_horizon=3)
-state = controller.initial_state(jax.random.key(0))
+controller = agent.controller(exec_horizon=3, corrector="bundled:walker-walk-1m-bc")
 for _ in range(4):
-    action, state, info = controller.act(np.zeros(24, np.float32), state)
+    action, info = controller(np.zeros(24, np.float32))
 assert action.shape == (6,) and np.isfinite(action).all()
 print(f"specmpc_jax {sm.__version__}: loads, plans and acts without torch and MuJoCo")
 """

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from specmpc_jax import bundled
 from specmpc_jax.agent import Agent
 from specmpc_jax.correctors import registry
 from specmpc_jax.correctors.corrector import Corrector
@@ -38,14 +39,21 @@ def corrector_path(directory: str, model_size: int | None, kind: str) -> Path:
 def load_for(directory: str, agent: Agent, variants: Sequence[Variant]) -> dict[str, Corrector]:
     """Loads the correctors that some variants of a teacher need, by kind.
 
+    Args:
+      directory: as `--corrector_dir`; `bundled:TEACHER` for those that ship with the package.
+      agent: the teacher.
+      variants: what will be run.
+
     Raises:
       UserError: if one is missing, or is another teacher's.
     """
     kinds = {variant.corrector for variant in variants} & set(registry.MODULES)
     found = {}
     for kind in sorted(kinds):
-        path = corrector_path(directory, agent.config.model_size, kind)
-        found[kind] = Corrector.load(str(path))
+        if directory.startswith(bundled.PREFIX):
+            found[kind] = Corrector.load(f"{directory}-{kind}")
+        else:
+            found[kind] = Corrector.load(corrector_path(directory, agent.config.model_size, kind))
         found[kind].check_teacher(agent.fingerprint, agent.config)
     return found
 

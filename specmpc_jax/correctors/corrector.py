@@ -1,12 +1,13 @@
 """A trained corrector with everything that is needed to use it again."""
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
 import numpy as np
 
-from specmpc_jax import checkpointing
+from specmpc_jax import bundled, checkpointing
 from specmpc_jax.config import (
     CorrectorConfig,
     ModelConfig,
@@ -37,7 +38,7 @@ class Corrector:
     quantiles: dict[int, list[float]]
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def save(self, path: str, overwrite: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         """Writes the corrector as an Orbax directory, atomically."""
         metadata = {
             "kind": KIND,
@@ -49,12 +50,16 @@ class Corrector:
         checkpointing.save_tree(path, self.params, metadata, overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: str) -> "Corrector":
+    def load(cls, path: str | os.PathLike[str]) -> "Corrector":
         """Reads a corrector, strictly: every parameter is filled, every key is used.
+
+        Args:
+          path: a directory, or `bundled:NAME` for one that ships with the package.
 
         Raises:
           UserError: if the path holds no corrector.
         """
+        path = bundled.resolve(path, bundled.CORRECTORS)
         metadata = checkpointing.load_metadata(path)
         if metadata.get("kind") != KIND:
             raise UserError(f"{path} holds a {metadata.get('kind', 'file')}, not a corrector")
@@ -105,7 +110,10 @@ class Corrector:
 def by_name(name: str) -> Corrector | UnlearnedConfig:
     """A corrector that learned nothing, such as "refine", or the one in a directory.
 
+    Args:
+      name: what `unlearned.CONFIGS` calls it, a directory, or `bundled:NAME`.
+
     Raises:
-      UserError: if it is neither.
+      UserError: if it is none of these.
     """
     return unlearned.CONFIGS.get(name) or Corrector.load(name)

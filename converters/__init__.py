@@ -6,7 +6,11 @@ the binary on top of it.
 
 from typing import Any
 
+from experiments.support import interrupts
+
 __all__ = ["load_torch"]
+
+interrupts.leave_at_once()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 BINARY = '''
 """Does one of several things."""
 
+import gc
 import json
 import os
 import sys
@@ -50,6 +51,12 @@ def main():
         case "sleep":
             print("ready", flush=True)
             for _ in range(600):  # a signal just before a single long sleep would wait for its end
+                time.sleep(0.1)
+        case "collect":  # where Python drops exceptions
+            gc.callbacks.append(lambda *_: (print("ready", flush=True), time.sleep(0.5)))
+            gc.collect()
+            gc.callbacks.pop()
+            for _ in range(600):
                 time.sleep(0.1)
         case "pipe":
             for i in range(100_000):
@@ -126,7 +133,7 @@ def assert_one_line_error(result, *parts):
         (["--config_file=value.json"], ["--steps=many", "an integer"]),
     ],
 )
-def test_bad_flags_give_one_line_before_jax_is_loaded(run, tmp_path, arguments, parts):
+def test_bad_flags_give_one_line_and_nothing_begins(run, tmp_path, arguments, parts):
     (tmp_path / "notes.txt").write_text("steps: 3")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "typo.json").write_text('{"sizs": 1}')
@@ -240,11 +247,12 @@ def test_wide_vectors_leave_the_users_xla_flags_alone(run, environment):
     assert xla_flags(XLA_FLAGS=chosen) == [chosen]
 
 
-def test_interrupt(binary, environment):
+@pytest.mark.parametrize("do", ["sleep", "collect"])
+def test_interrupt(binary, environment, do):
     # Jobs that a script started in the background ignore Ctrl-C, and their children inherit it.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [sys.executable, binary, "--task=t", "--do=sleep", "--quiet"],
+        [sys.executable, binary, "--task=t", f"--do={do}", "--quiet"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -252,6 +260,27 @@ def test_interrupt(binary, environment):
     )
     signal.signal(signal.SIGINT, inherited)
     assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "interrupted\n"
+
+
+@pytest.mark.parametrize("module", ["experiments.train", "converters.convert"])
+def test_interrupt_of_the_imports(module, tmp_path):
+    """Held in the first import of JAX, whose own answer to Ctrl-C is a traceback."""
+    (tmp_path / "jax.py").write_text("print('importing', flush=True)\nwhile True: pass\n")
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+    )
+    signal.signal(signal.SIGINT, inherited)
+    assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

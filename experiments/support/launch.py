@@ -5,8 +5,8 @@ A binary defines its flags, a `main()` without arguments, and ends with
     if __name__ == "__main__":
         launch.run(main)
 
-JAX is imported only once the flags are known to be right, so that `--help` and
-mistyped flags answer at once.
+JAX looks for devices only once the flags are known to be right, so that `--help` and
+mistyped flags answer without waiting for any.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from experiments.support import command_line
+from experiments.support import command_line, interrupts
 from specmpc_jax import files
 from specmpc_jax.errors import UserError, nearest_names
 from specmpc_jax.machine import cpu_field, enable_compilation_cache
@@ -78,6 +78,7 @@ def run(main: Callable[[], None], before_devices: Callable[[], None] | None = No
         main()
 
     try:
+        interrupts.raise_from_here()
         app.run(start, flags_parser=_parse_flags)
     except UserError as error:
         _fail(str(error))

@@ -115,6 +115,8 @@ def test_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
             exec(compile("".join(cell["source"]), f"cell {number}", "exec"), namespace)
     said = capsys.readouterr().out
     assert re.search(r"\d+ plans for 90 steps", said)
+    open_loop, corrected = map(float, re.findall(r"reward ([\d.]+) of at most 300", said))
+    assert corrected > open_loop
     assert re.search(r"ACCEPT +blind True", said) and "nan" not in said
 
 

@@ -1,6 +1,7 @@
 """A model read from either side, described, compared and written to the other."""
 
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,9 +68,11 @@ def write_flax(path: files.PathLike, source: Source, *, overwrite: bool = False)
 
 def write_torch(path: files.PathLike, source: Source) -> None:
     """Writes the torch side as the official code saves it, atomically."""
-    # Given a name, torch would write it into the archive; a file object keeps it out.
-    with files.atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save({"model": source.state_dict}, file)
+    # Given a name, torch would write it into the archive; and a full disk it does not tell as one.
+    archive = io.BytesIO()
+    torch.save({"model": source.state_dict}, archive)
+    with files.atomic_path(path) as temporary:
+        temporary.write_bytes(archive.getbuffer())
 
 
 def describe(source: Source) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import logging
 import re
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,18 +100,14 @@ def save_tree(
     # Host copies make the files independent of the devices that wrote them.
     tree = jax.tree.map(np.asarray, tree)
     record = files.to_plain(metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
     items = {_TREE: ocp.args.StandardSave(tree), _JSON: ocp.args.JsonSave(record)}
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
+    with files.atomic_directory(path) as new:
+        _require_room(path, tree)
         with _writable(path), _checkpointer() as checkpointer:
             checkpointer.save(new, ocp.args.Composite(**items))
         for note in new.rglob(_COMMIT_NOTE):
             note.unlink()  # it tells the path of this machine, and the checksums take its place
         files.write_json(new / _CHECKSUMS, _checksums(new))
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
 
 
 def load_tree(path: files.PathLike, abstract: Any) -> Any:
@@ -221,6 +217,17 @@ def _readable(path: files.PathLike) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {_contents(Path(path))}") from error
+
+
+def _require_room(path: Path, tree: Any) -> None:
+    """Refuses at once what a full disk would end half-way, in several threads of Orbax."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and disk.free < needed:  # some file systems do not tell: both are 0
+        raise UserError(
+            f"cannot write {path}: no space left on device, {needed / 1e6:.1f} MB are needed and "
+            f"{disk.free / 1e6:.1f} MB free"
+        )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ programs stay small and arrays are read without unpickling anything.
 """
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -87,9 +86,7 @@ def export_controller(
         raise UserError(f"batch_size is {batch_size}; it must be at least 1")
     arrays = _used_arrays(controller, batch_size)
     programs = _programs(controller, arrays, batch_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
+    with files.atomic_directory(path) as new:
         new.mkdir()
         described = {name: _export(new, name, p, platforms) for name, p in programs.items()}
         np.savez(new / ARRAYS, **cast(dict[str, Any], jax.tree.map(np.asarray, arrays)))
@@ -108,9 +105,6 @@ def export_controller(
             }
         )
         files.write_json(new / MANIFEST, manifest)
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
     return manifest
 
 

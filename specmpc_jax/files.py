@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
 
     The temporary file lies in the same directory and has the same suffix, for
     writers that choose a format by it. Parents are created. If the block
-    raises, the temporary file is removed and an existing `path` stays as it was.
+    raises, the temporary file is removed and an existing `path` stays as it was;
+    errors of a full disk, which name no file, get the name `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,8 +40,36 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: PathLike) -> Iterator[Path]:
+    """Gives a path, at which the block makes a directory that then takes the name `path`.
+
+    What was at `path` goes with that. If the block raises, it stays, and nothing else does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            yield new
+            if path.exists():
+                path.rename(old)
+            new.rename(path)
+    except OSError as error:
+        _name(error, path)
+        raise
+
+
+def _name(error: OSError, path: Path) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        error.filename = str(path)
 
 
 def write_text(path: PathLike, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +186,13 @@ def test_fingerprint_sees_values_names_shapes_and_types():
     ]
     prints = {checkpointing.fingerprint(tree) for tree in [base, *others]}
     assert len(prints) == 1 + len(others)
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(tmp_path, monkeypatch):
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=7_000_000))
+    with pytest.raises(UserError, match=r"8\.0 MB are needed and 7\.0 MB free"):
+        checkpointing.save_tree(tmp_path / "model", {"a": np.zeros(1_000_000)}, {})
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(total=0, free=0))
+    checkpointing.save_tree(tmp_path / "model", {"a": np.zeros(1_000_000)}, {})  # not told

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -21,6 +22,32 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_is_there_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "parent" / "model"
+    for content in ("first", "second"):
+        with files.atomic_directory(path) as new:
+            assert not new.exists()
+            new.mkdir()
+            (new / "file").write_text(content)
+        assert (path / "file").read_text() == content
+    with pytest.raises(RuntimeError), files.atomic_directory(path) as new:
+        new.mkdir()
+        raise RuntimeError
+    assert (path / "file").read_text() == "second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("context", [files.atomic_path, files.atomic_directory])
+def test_a_full_disk_names_the_file(context, tmp_path):
+    path = tmp_path / "result.npz"
+    with pytest.raises(OSError) as caught, context(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path)
+    with pytest.raises(OSError) as caught, context(path):
+        raise OSError(errno.EIO, "of something else")
+    assert caught.value.filename is None and not list(tmp_path.iterdir())
 
 
 def test_atomic_path_keeps_the_suffix_and_creates_parents(tmp_path):

@@ -3,6 +3,7 @@
 import sys
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -48,6 +49,22 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
         write_video(path, failing(), fps=10)
     assert path.read_bytes() == b"older video"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_video_that_lacks_frames_is_not_kept(tmp_path, monkeypatch):
+    """As an encoder leaves it that finds the disk full when it closes the file."""
+    counted = imageio_ffmpeg.count_frames_and_secs
+
+    def cut_off(path):
+        assert counted(path)[0] == 3
+        with open(path, "r+b") as file:
+            file.truncate(600)
+        return counted(path)
+
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", cut_off)
+    with pytest.raises(UserError, match=r"episode\.mp4: the encoder failed"):
+        write_video(tmp_path / "episode.mp4", _frames(3), fps=10)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

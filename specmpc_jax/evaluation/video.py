@@ -1,11 +1,12 @@
 """Videos of episodes."""
 
+import contextlib
 import importlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -25,32 +26,54 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
 
     Raises:
       UserError: if imageio or imageio-ffmpeg is missing, the path does not end in
-        .mp4, there are no frames, or a frame has another shape or type.
+        .mp4, there are no frames, a frame has another shape or type, or the encoder
+        cannot write them all, as on a full disk.
     """
     path = Path(path)
     if path.suffix != ".mp4":
         raise UserError(f"video path {path} must end in .mp4")
-    open_writer = _import_imageio().get_writer
+    open_writer, count_frames = _import_imageio()
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder of its own, beside the target: the rename stays on one file system.
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
         partial = os.path.join(folder, path.name)
         writer = None
         shape = None
+        written = 0
         try:
             for frame in frames:
                 frame = _checked(frame, shape)
                 shape = frame.shape
                 writer = writer or open_writer(
-                    partial, format="FFMPEG", mode="I", fps=fps, macro_block_size=2
+                    partial,
+                    format="FFMPEG",
+                    mode="I",
+                    fps=fps,
+                    macro_block_size=2,
+                    ffmpeg_log_level="quiet",
                 )
-                writer.append_data(frame)
+                with _encoder_errors(path):
+                    writer.append_data(frame)
+                written += 1
         finally:
             if writer is not None:
                 writer.close()
         if writer is None:
             raise UserError(f"there are no frames to write to {path}")
+        # An encoder that fails at the very end says so to nobody.
+        with _encoder_errors(path):
+            if count_frames(partial)[0] != written:
+                raise OSError
         os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _encoder_errors(path: Path) -> Iterator[None]:
+    """Turns the lines that a broken encoder leaves into one."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot write {path}: the encoder failed; is the disk full?") from error
 
 
 def _checked(frame: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
@@ -64,10 +87,11 @@ def _checked(frame: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
     return frame
 
 
-def _import_imageio() -> ModuleType:
+def _import_imageio() -> tuple[Callable[..., Any], Callable[[str], tuple[int, float]]]:
+    """What opens a writer, and what counts the frames of a file."""
     try:
-        importlib.import_module("imageio_ffmpeg")
-        return importlib.import_module("imageio.v2")
+        encoder = importlib.import_module("imageio_ffmpeg")
+        return importlib.import_module("imageio.v2").get_writer, encoder.count_frames_and_secs
     except ModuleNotFoundError as error:
         raise UserError(
             f"videos need the package {error.name}: pip install imageio imageio-ffmpeg"

@@ -53,10 +53,11 @@ def main() -> None:
     else:
         result = evaluate(agent, task)
         files.write_json(output, result)
-        success = result["success_rate"]
+        success, episodes = result["success_rate"], len(result["returns"])
+        interval = f"  95% interval [{result['ci_low']:.1f}, {result['ci_high']:.1f}]"
         print(
-            f"return {result['mean']:.1f}  95% interval [{result['ci_low']:.1f}, "
-            f"{result['ci_high']:.1f}]  over {len(result['returns'])} episodes\n"
+            f"return {result['mean']:.1f}"
+            + (f"{interval}  over {episodes} episodes\n" if episodes > 1 else " in one episode\n")
             + ("" if success is None else f"success rate {success:.2f}\n")
             + f"action latency p50 {result['p50_ms']:.1f} ms, p95 {result['p95_ms']:.1f} ms, "
             f"p99 {result['p99_ms']:.1f} ms (first call {result['first_call_ms']:.0f} ms)\n"

@@ -86,19 +86,6 @@ def task_set(name: str) -> TaskSet:
     return TASK_SETS[name]
 
 
-def find_set_for(num_tasks: int) -> TaskSet:
-    """Finds the task set of a multi-task model from the rows of its task embedding.
-
-    Raises:
-      UserError: if no set has that many tasks.
-    """
-    for candidate in TASK_SETS.values():
-        if len(candidate) == num_tasks:
-            return candidate
-    sizes = ", ".join(f"{known.name} ({len(known)})" for known in TASK_SETS.values())
-    raise UserError(f"no task set has {num_tasks} tasks; sets are {sizes}")
-
-
 # (name, observation dim, action dim): tasks of the DeepMind Control Suite.
 _SUITE_TASKS = (
     ("walker-stand", 24, 6),

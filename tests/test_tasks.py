@@ -5,14 +5,13 @@ import pytest
 
 from specmpc_jax import envs
 from specmpc_jax.errors import UserError
-from specmpc_jax.tasks import find_set_for, task_set
+from specmpc_jax.tasks import task_set
 
 
 @pytest.mark.parametrize("name, count", [("mt30", 30), ("mt80", 80)])
 def test_sets_have_their_number_of_distinct_tasks(name, count):
     tasks = task_set(name)
     assert len(tasks) == len(set(tasks.names)) == count
-    assert find_set_for(count) is tasks
 
 
 def test_order_is_that_of_the_task_embedding():
@@ -53,8 +52,6 @@ def test_action_masks_mark_the_first_dimensions_of_each_task():
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(UserError, match="'mt50' is unknown; sets are mt30, mt80"):
         task_set("mt50")
-    with pytest.raises(UserError, match=r"no task set has 12 tasks; sets are mt30 \(30\)"):
-        find_set_for(12)
     with pytest.raises(UserError, match="not in mt30; nearest there: walker-walk"):
         task_set("mt30").index("walker-wlak")
 

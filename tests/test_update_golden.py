@@ -22,7 +22,6 @@ pytest.importorskip("torch")
 from converters import key_mapping, load_torch  # noqa: E402
 
 CASES = ("single_tiny", "mt_tiny", "episodic_tiny", "rgb_tiny")
-STATE_CASES = CASES[:3]
 
 # Golden name -> our name.
 METRICS = {

@@ -1,4 +1,4 @@
-"""Rows of results as an aligned plain-text table or as Markdown."""
+"""Rows of results as an aligned plain-text table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,19 +25,6 @@ def format_text(rows: Rows, columns: Sequence[str] | None = None) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
     return "\n".join(_join(line, widths, numeric, "  ").rstrip() for line in cells)
-
-
-def format_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
-    """The table of `format_text` in GitHub's Markdown."""
-    cells, numeric = _layout(rows, columns)
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = [
-        "-" * (width - 1) + (":" if right else "-")
-        for width, right in zip(widths, numeric, strict=True)
-    ]
-    cells.insert(1, rule)
-    return "\n".join(f"| {_join(line, widths, numeric, ' | ')} |" for line in cells)
 
 
 def _layout(rows: Rows, columns: Sequence[str] | None) -> tuple[list[list[str]], list[bool]]:

@@ -97,4 +97,5 @@ def test_commands_run_in_their_order(name, workplace):
 
 def test_demo(tmp_path):
     said = run(("python", "-m", "experiments.demo", "--quick", "--episodes=1"), tmp_path)
-    assert "3_step_corrector" in said and (tmp_path / "demo_output" / "summary.csv").is_file()
+    assert "3_step_corrector" in said and "5_step_bc" in said
+    assert (tmp_path / "demo_output" / "summary.csv").is_file()

@@ -118,7 +118,9 @@ def assert_close(case: Case, name: str, actual: object) -> None:
     expected = case.golden.arrays[name]
     noise = case.golden.meta.get("float32_noise", {"arrays": {}})["arrays"].get(name, {})
     scale = float(np.max(np.abs(expected), initial=0.0))
-    tolerance = 20 * noise.get("max_abs_err", 0.0) + 1e-5 * scale + 1e-7
+    # Entropies are noisy: up to 4e-2 on 20 to 100, says the golden data's README.
+    relative = 1e-3 if "entropy" in name else 1e-5
+    tolerance = 20 * noise.get("max_abs_err", 0.0) + relative * scale + 1e-7
     actual = np.asarray(actual).reshape(expected.shape)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance, err_msg=name)
 
@@ -218,7 +220,8 @@ def test_parameters_after_every_update(name):
     noise = case.golden.meta.get("float32_noise", {}).get("params_after")
     for k, state in enumerate(run_case(name).states[1:]):
         expected, _ = load_torch(case.golden.path / f"checkpoint_after_{k + 1}.pt")
-        tolerance = 2e-6 + (3 * noise[k]["__all__"]["max"] if noise else 2e-5)
+        # Without a float64 reference: what rounding alone was seen to do, by the same README.
+        tolerance = 2e-6 + (3 * noise[k]["__all__"]["max"] if noise else 2.6e-5)
         jax.tree.map_with_path(
             lambda path, actual, wanted, atol=tolerance: np.testing.assert_allclose(
                 actual, wanted, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path)

@@ -313,7 +313,8 @@ class Agent:
         arrays = ControlArrays(
             params=self.params,
             planning=self.planning_params,
-            corrector=learned.params if learned is not None else None,
+            # Loaded ones are NumPy arrays, which every step would bring to the device anew.
+            corrector=jax.tree.map(jnp.asarray, learned.params) if learned is not None else None,
             thresholds=thresholds,
             task=jnp.asarray(self.task_index(task)),
         )

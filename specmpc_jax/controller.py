@@ -303,7 +303,7 @@ class Controller(StatefulCalls[ExecutorState, StepInfo]):
 
 def check_observation(
     program: ControlProgram, observation: ArrayLike, batch: tuple[int, ...] = ()
-) -> Array:
+) -> Array | np.ndarray:
     """Brings an observation to the model's dtype.
 
     Raises:
@@ -316,4 +316,7 @@ def check_observation(
             f"expect {expected}"
         )
     dtype = jnp.uint8 if program.model.observation == "rgb" else jnp.float32
-    return jnp.asarray(observation, dtype)
+    if isinstance(observation, jax.Array):
+        return observation.astype(dtype)
+    # A copy, as callers may write into theirs; a jitted program takes it faster than an Array.
+    return np.array(observation, dtype)

@@ -92,14 +92,17 @@ class ExportedController(StatefulCalls[NamedArrays, NamedArrays]):
             raise UserError("this controller acts with its policy prior and has no planner")
         return self._programs["plan"](self.arrays, self._checked(observation), warm_start, key)
 
-    def _checked(self, observation: ArrayLike) -> Array:
+    def _checked(self, observation: ArrayLike) -> Array | np.ndarray:
         expected = self._signatures["step"][-1]
         if np.shape(observation) != expected.shape:
             raise UserError(
                 f"the observation has shape {np.shape(observation)}, but this controller was "
                 f"exported for {expected.shape}"
             )
-        return jnp.asarray(observation, expected.dtype)
+        if isinstance(observation, jax.Array):
+            return observation.astype(expected.dtype)
+        # A copy: callers may write into theirs while the program runs.
+        return np.array(observation, expected.dtype)
 
 
 def load_exported(path: files.PathLike) -> ExportedController:

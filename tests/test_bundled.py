@@ -1,5 +1,6 @@
 """Weights that come with the package."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,8 @@ def test_each_corrector_acts_for_the_teacher_of_its_name(name):
     agent = sm.load(f"bundled:{name.rpartition('-')[0]}")
     agent = agent.with_planner(num_samples=16, num_elites=4, num_pi_trajs=4, iterations=1)
     controller = agent.controller(3, f"bundled:{name}")
+    # Else every step would bring them to the device anew.
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(controller.arrays))
     observation = np.ones(agent.config.observation_shape, np.float32)
     for outcome in (sm.Outcome.REPLAN, sm.Outcome.CORRECT, sm.Outcome.CORRECT):
         action, info = controller(observation)

@@ -6,6 +6,7 @@ import pytest
 
 import specmpc_jax as sm
 from models import tiny_agent
+from specmpc_jax.controller import check_observation
 
 AGENT = tiny_agent()
 OBSERVATIONS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
@@ -36,6 +37,13 @@ def test_calls_act_as_explicit_states_do(kind, tmp_path):
             np.testing.assert_array_equal(action, expected)
         assert info is not None
         controller.reset(seed=7 if seed == 1 else None)
+
+
+def test_callers_may_write_into_their_observation_again():
+    program, buffer = AGENT.controller(2).program, OBSERVATIONS[0].copy()
+    taken = check_observation(program, buffer)
+    buffer[:] = np.nan
+    np.testing.assert_array_equal(taken, OBSERVATIONS[0])
 
 
 def test_the_first_observation_says_whether_there_is_a_batch():

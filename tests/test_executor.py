@@ -1,5 +1,7 @@
 """The speculative executor on a linear toy model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,16 @@ import pytest
 
 from models import linear_model
 from specmpc_jax.config import PlannerConfig, SpeculationConfig
-from specmpc_jax.ops.lanes import bucket_sizes, in_buckets, in_turn, on_lanes, over_lanes
+from specmpc_jax.ops.lanes import (
+    bucket_sizes,
+    gathered,
+    in_buckets,
+    in_chunks,
+    in_turn,
+    on_lanes,
+    over_lanes,
+    side_by_side,
+)
 from specmpc_jax.planning import mppi
 from specmpc_jax.speculation import executor, valued
 from specmpc_jax.speculation.blocks import block_from_plan
@@ -189,7 +200,10 @@ def test_batched_lanes_equal_single_ones(correct, options):
         assert seen >= {Decision.BLOCK_END, Decision.MISMATCH} and len(seen & by_value) >= 2
 
 
-@pytest.mark.parametrize("way", [on_lanes, in_turn, in_buckets])
+by_twos = functools.partial(in_chunks, size=2)
+
+
+@pytest.mark.parametrize("way", [on_lanes, in_turn, in_buckets, by_twos, gathered])
 @pytest.mark.parametrize("count", range(6))
 def test_only_lanes_in_need_change(way, count):
     need = jnp.arange(5) >= 5 - count
@@ -209,6 +223,28 @@ def test_one_after_another_only_lanes_in_need_are_computed(count):
     in_turn(function, need, (jnp.arange(5),), -jnp.ones(5, int))
     jax.effects_barrier()
     assert sorted(computed) == list(range(5 - count, 5))
+
+
+@pytest.mark.parametrize("lanes, chunks", [(0, 0), (1, 1), (2, 1), (3, 2), (5, 3)])
+def test_chunks_are_as_many_as_hold_the_lanes_in_need(lanes, chunks):
+    seen = []
+
+    def function(x):
+        jax.debug.callback(lambda x: seen.append(int(x)), x)
+        return x * 2
+
+    by_twos(function, jnp.arange(5) < lanes, (jnp.arange(5),), -jnp.ones(5, int))
+    jax.effects_barrier()
+    assert len(seen) == 2 * chunks and set(range(lanes)) <= set(seen)
+
+
+def test_thousands_of_lanes_on_an_accelerator():
+    need = jnp.arange(600) % 2 == 0
+    out = jax.jit(lambda x: gathered(jnp.square, need, (x,), -x))(jnp.arange(600.0))
+    np.testing.assert_array_equal(out, np.where(need, np.arange(600.0) ** 2, -np.arange(600.0)))
+    np.testing.assert_array_equal(
+        side_by_side(jnp.square, jnp.arange(600.0)), np.arange(600.0) ** 2
+    )
 
 
 @pytest.mark.parametrize("way", [over_lanes, lambda f, *a: jax.vmap(f)(*a)])

@@ -4,7 +4,8 @@ A CPU works through lanes one after another: its cores are full with one of
 them, whose intermediate results stay in the cache, and a `lax.cond` inside a
 loop skips the lanes in no need. An accelerator works on lanes side by side.
 Under `vmap` a `lax.cond` becomes a select and both branches run, so there the
-lanes in need are gathered into the smallest of a few static bucket sizes.
+lanes in need are gathered into the smallest of a few static bucket sizes. More lanes
+than fill it are worked through in chunks, or thousands would not fit into its memory.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from specmpc_jax.types import Array
 
 # Every bucket is compiled apart, so small batches do without the quarter.
 _LANES_FOR_QUARTERS = 8
+# A plan of the published size holds some 10 MB a lane; an accelerator is full with far fewer.
+_LANES_SIDE_BY_SIDE = 256
 
 
 def over_lanes(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -32,7 +35,7 @@ def over_lanes(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.lax.platform_dependent(
         *arguments,
         cpu=lambda *arguments: jax.lax.map(lambda lane: function(*lane), arguments),
-        default=jax.vmap(function),
+        default=lambda *arguments: side_by_side(function, *arguments),
     )
 
 
@@ -56,7 +59,7 @@ def on_lanes(
         arguments,
         default,
         cpu=lambda *inputs: in_turn(function, *inputs),
-        default=lambda *inputs: in_buckets(function, *inputs),
+        default=lambda *inputs: gathered(function, *inputs),
     )
 
 
@@ -72,6 +75,14 @@ def in_turn(
     return jax.lax.map(lane, (need, arguments, default))
 
 
+def gathered(
+    function: Callable[..., Any], need: Array, arguments: tuple[Any, ...], default: Any
+) -> Any:
+    """`on_lanes`, side by side, as far as an accelerator does that."""
+    way = in_buckets if need.shape[0] <= _LANES_SIDE_BY_SIDE else in_chunks
+    return way(function, need, arguments, default)
+
+
 def in_buckets(
     function: Callable[..., Any], need: Array, arguments: tuple[Any, ...], default: Any
 ) -> Any:
@@ -84,14 +95,46 @@ def in_buckets(
             return default
         # Padding lanes point past the end: they read the last lane and write nowhere.
         index = jnp.nonzero(need, size=size, fill_value=lanes)[0]
-        gathered = jax.tree.map(lambda leaf: leaf.at[index].get(mode="clip"), arguments)
-        results = jax.vmap(function)(*gathered)
-        return jax.tree.map(
-            lambda leaf, new: leaf.at[index].set(new, mode="drop"), default, results
-        )
+        return _computed(function, index, arguments, default)
 
     branch = jnp.searchsorted(jnp.asarray(sizes), need.sum())
     return jax.lax.switch(branch, [lambda s=size: compute(s) for size in sizes])
+
+
+def in_chunks(
+    function: Callable[..., Any],
+    need: Array,
+    arguments: tuple[Any, ...],
+    default: Any,
+    size: int = _LANES_SIDE_BY_SIDE,
+) -> Any:
+    """`on_lanes`, `size` lanes side by side at a time; costs as many chunks as hold them."""
+    lanes = need.shape[0]
+    index = jnp.nonzero(need, size=-(-lanes // size) * size, fill_value=lanes)[0]
+
+    def compute(chunk: Array, results: Any) -> Any:
+        part = jax.lax.dynamic_slice(index, (chunk * size,), (size,))
+        return _computed(function, part, arguments, results)
+
+    chunks = (need.sum() + size - 1) // size
+    return jax.lax.fori_loop(0, chunks, compute, default)
+
+
+def side_by_side(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`over_lanes`, side by side, as far as an accelerator does that."""
+    lanes = jax.tree.leaves(arguments)[0].shape[0]
+    if lanes <= _LANES_SIDE_BY_SIDE:
+        return jax.vmap(function)(*arguments)
+    return jax.lax.map(lambda lane: function(*lane), arguments, batch_size=_LANES_SIDE_BY_SIDE)
+
+
+def _computed(
+    function: Callable[..., Any], index: Array, arguments: tuple[Any, ...], results: Any
+) -> Any:
+    """`results`, overwritten by those of the lanes `index`; lanes past the end write nowhere."""
+    gathered = jax.tree.map(lambda leaf: leaf.at[index].get(mode="clip"), arguments)
+    new = jax.vmap(function)(*gathered)
+    return jax.tree.map(lambda leaf, new: leaf.at[index].set(new, mode="drop"), results, new)
 
 
 def bucket_sizes(lanes: int) -> tuple[int, ...]:

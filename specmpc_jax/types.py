@@ -39,6 +39,8 @@ class PlanningModel(NamedTuple):
     discount: Array  # []
     action_mask: Array | None  # [A] of 0/1, None if every dimension is used
     num_q: int
+    # (z [L]) -> what `step` takes in its place, where many calls begin with the same latent
+    share: Callable[[Array], Any] = lambda z: z
 
 
 @flax.struct.dataclass

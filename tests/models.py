@@ -1,6 +1,8 @@
 """Models that several tests share: golden ones, and a linear toy without a network."""
 
-from typing import NamedTuple
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,18 @@ def _readable(config: ModelConfig, params: Params, task: Array | None) -> Planni
 
 def _fused(config: ModelConfig, params: Params, task: Array | None) -> PlanningModel:
     return fused_model.planning_model(config, fused_model.prepare(config, params), task)
+
+
+@contextlib.contextmanager
+def traced_for(platform: str) -> Iterator[None]:
+    """While this lasts, what is traced is what a "cpu" or an "accelerator" would run."""
+
+    def choose(*arguments: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+        return (cpu if platform == "cpu" else default)(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.lax, "platform_dependent", choose)
+        yield
 
 
 # What must give the same planning functions for (config, params, task).

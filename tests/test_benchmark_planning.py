@@ -36,6 +36,8 @@ def program_flops(jaxpr) -> int:
             shape = equation.invars[0].aval.shape
             inner = np.prod([shape[axis] for axis in contracted])
             total += 2 * int(np.prod(equation.outvars[0].aval.shape) * inner)
+        if equation.primitive.name == "cond":  # a choice by platform; the first is the CPU's
+            total += program_flops(equation.params["branches"][0].jaxpr)
         for value in equation.params.values():
             inside = getattr(value, "jaxpr", value)
             if hasattr(inside, "eqns"):
@@ -63,14 +65,13 @@ def test_flops_are_those_of_the_fused_planner(fields):
     def optimise(z, key):
         planned = fused_model.planning_model(model, fused_model.prepare(model, params), 0)
         noise = mppi.draw_noise(key, planner, model.action_dim, model.num_q)
-        return mppi.optimise(planned, planner, z, jnp.zeros((3, 2)), noise)
+        return mppi.optimise(planned, planner, z, jnp.zeros((3, 2)), noise)[0]
 
     traced = jax.make_jaxpr(optimise)(jnp.zeros(model.latent_dim), jax.random.key(0))
-    # What the program does beyond need: the start latent in every rollout, and decoding.
-    start = 2 * model.latent_dim * 2 * model.mlp_dim * planner.iterations
+    # What the program does beyond need is decoding.
     rewards = 3 * (planner.num_pi_trajs + planner.iterations * (16 - planner.num_pi_trajs))
     decoding = 2 * model.num_bins * (rewards + 2 * 16 * planner.iterations)
-    assert program_flops(traced.jaxpr) == planning_flops(model, planner) + start + decoding
+    assert program_flops(traced.jaxpr) == planning_flops(model, planner) + decoding
 
 
 def test_flops_of_the_published_sizes():

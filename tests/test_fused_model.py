@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import FORWARD_CASES, golden_model
+from models import FORWARD_CASES, golden_model, traced_for
 from specmpc_jax.config import PlannerConfig, model_config
 from specmpc_jax.ops import activations
 from specmpc_jax.planning import fused_model, mppi
@@ -26,6 +26,8 @@ MEMBERS = jnp.array([2, 0])
 # bfloat16 keeps 8 bits; through three layers and a symexp that makes a few percent.
 BFLOAT16_TOLERANCE = 0.06
 
+PLATFORMS = ("cpu", "accelerator")
+
 prepare = jax.jit(fused_model.prepare, static_argnums=(0, 2))
 
 
@@ -41,10 +43,18 @@ def random_model(name: str):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def outputs(config, fused: bool, weights, z, action, task=0, members=MEMBERS):
-    """Every function of one of the two planning models; `action` serves as noise too."""
+def outputs(config, platform, weights, z, action, task=0, members=MEMBERS):
+    """Every function of a planning model; `action` serves as noise too.
+
+    It is the fused model as a platform computes it, or the readable one for None.
+    """
+    with traced_for(platform):
+        return _outputs(config, platform, weights, z, action, task, members)
+
+
+def _outputs(config, platform, weights, z, action, task, members):
     task = jnp.asarray(task)
-    if fused:
+    if platform:
         model = fused_model.planning_model(config, weights, task)
     else:
         model = WorldModel(config).planning_model(weights, task)
@@ -90,9 +100,10 @@ def test_fused_is_readable_on_golden_weights(case):
     weights = prepare(config, golden.params)
     members = jnp.array([1, 0])
     for start in (z, z[0]):
-        ours = outputs(config, True, weights, start, action, task, members)
-        readable = outputs(config, False, golden.params, start, action, task, members)
-        assert_same(ours, readable, 1e-5)
+        readable = outputs(config, None, golden.params, start, action, task, members)
+        for platform in PLATFORMS:
+            ours = outputs(config, platform, weights, start, action, task, members)
+            assert_same(ours, readable, 1e-5)
 
 
 def check_every_task(name, start, lead):
@@ -101,9 +112,10 @@ def check_every_task(name, start, lead):
     weights = prepare(config, params)
     members = jnp.minimum(MEMBERS, config.num_q - 1)
     for task in range(config.num_tasks):
-        ours = outputs(config, True, weights, z, action, task, members)
-        readable = outputs(config, False, params, z, action, task, members)
-        assert_same(ours, readable, 2e-5)
+        readable = outputs(config, None, params, z, action, task, members)
+        for platform in PLATFORMS:
+            ours = outputs(config, platform, weights, z, action, task, members)
+            assert_same(ours, readable, 2e-5)
         if config.multitask:
             unused = np.asarray(ours["mask"]) == 0
             assert unused.sum() == config.action_dim - config.action_dims[task]
@@ -113,6 +125,20 @@ def check_every_task(name, start, lead):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_fused_is_readable_for_every_architecture_and_task(name):
     check_every_task(name, (), (7,))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_shared_latent_is_the_latent_itself(name):
+    config, params = random_model(name)
+    z, action = latents(config, ()), actions(config, (7,))
+
+    @jax.jit
+    def steps(weights, z, action):
+        model = fused_model.planning_model(config, weights, jnp.asarray(0))
+        return model.step(z, action), model.step(model.share(z), action)
+
+    alone, shared = steps(prepare(config, params), z, action)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), alone, shared)
 
 
 @pytest.mark.parametrize("start, lead", [((), ()), ((7,), (7,)), ((4,), (6, 4))])
@@ -127,8 +153,8 @@ def test_every_pair_of_members():
     values = {}
     for first, second in itertools.permutations(range(config.num_q), 2):
         members = jnp.array([first, second])
-        ours = outputs(config, True, weights, z, action, 0, members)
-        assert_same(ours, outputs(config, False, params, z, action, 0, members), 2e-5)
+        ours = outputs(config, "cpu", weights, z, action, 0, members)
+        assert_same(ours, outputs(config, None, params, z, action, 0, members), 2e-5)
         values[frozenset((first, second))] = float(ours["value"][0])
     assert len(set(values.values())) == len(values)
 
@@ -169,11 +195,12 @@ def test_bfloat16_products_are_close_and_all_else_is_float32(name):
     for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
         assert leaf.dtype == (jnp.bfloat16 if path[-1].name == "kernel" else jnp.float32)
     z, action = latents(config, ()), actions(config, (7,))
-    ours = outputs(config, True, weights, z, action)
-    assert all(x.dtype == jnp.float32 for x in ours.values())
-    exact = outputs(config, True, prepare(config, params), z, action)
-    assert_same(ours, exact, BFLOAT16_TOLERANCE)
-    assert not np.array_equal(ours["next"], exact["next"])
+    for platform in PLATFORMS:
+        ours = outputs(config, platform, weights, z, action)
+        assert all(x.dtype == jnp.float32 for x in ours.values())
+        exact = outputs(config, platform, prepare(config, params), z, action)
+        assert_same(ours, exact, BFLOAT16_TOLERANCE)
+        assert not np.array_equal(ours["next"], exact["next"])
 
 
 def test_one_exponential_is_enough_for_mish():

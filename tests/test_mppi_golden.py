@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import FORWARD_CASES, IMPLEMENTATIONS, golden_model, recorded_noise
+from models import FORWARD_CASES, IMPLEMENTATIONS, golden_model, recorded_noise, traced_for
 from specmpc_jax.ops.sequences import shift_sequence
 from specmpc_jax.planning import mppi
 from specmpc_jax.world_model import WorldModel
@@ -39,25 +39,30 @@ def in_recorded_order(case, prefix, trace):
     order = apart.argmin(axis=0)
     assert sorted(order) == list(range(len(order)))
     values = np.asarray(trace.elite_values[-1])
-    np.testing.assert_allclose(values[order], values, rtol=1e-5)
+    # On a GPU two that differed by 2e-5 changed places.
+    np.testing.assert_allclose(values[order], values, rtol=5e-5)
     return ours[:, order]
 
 
-@functools.partial(jax.jit, static_argnames=("implementation", "config", "planner"))
-def optimise(implementation, config, planner, params, z, task, warm_start, noise):
+@functools.partial(jax.jit, static_argnames=("implementation", "platform", "config", "planner"))
+def optimise(implementation, platform, config, planner, params, z, task, warm_start, noise):
     """`mppi.optimise`, compiled once for all recorded plans of a case."""
     model = IMPLEMENTATIONS[implementation](config, params, task)
-    return mppi.optimise(model, planner, z, warm_start, noise)
+    with traced_for(platform):
+        return mppi.optimise(model, planner, z, warm_start, noise, trace=True)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("implementation", "config", "explore"))
 def draw_elite(implementation, config, explore, params, z, task, trace, noise):
     model = IMPLEMENTATIONS[implementation](config, params, task)
-    return mppi.draw_elite(model, z, trace, noise, explore=explore)
+    last = jax.tree.map(lambda leaf: leaf[-1], trace)
+    return mppi.draw_elite(model, z, last, noise, explore=explore)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_plans(case, implementation):
+@pytest.mark.parametrize(
+    "implementation, platform", [("readable", "cpu"), ("fused", "cpu"), ("fused", "accelerator")]
+)
+def test_plans(case, implementation, platform):
     encode = jax.jit(WorldModel(case.config).encode)
     for index, recorded in enumerate(case.meta["plans"]):
         prefix, arrays = recorded["prefix"], case.arrays
@@ -74,7 +79,15 @@ def test_plans(case, implementation):
         noise, explore = recorded_noise(arrays, prefix), not recorded["eval_mode"]
 
         trace = optimise(
-            implementation, case.config, case.planner, case.params, z[0], task, warm_start, noise
+            implementation,
+            platform,
+            case.config,
+            case.planner,
+            case.params,
+            z[0],
+            task,
+            warm_start,
+            noise,
         )
         for name in ("mean", "std"):
             close(case, f"{prefix}{name}", getattr(trace, name))

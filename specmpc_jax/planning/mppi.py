@@ -17,7 +17,7 @@ from specmpc_jax.types import Array, Plan, PlannerNoise, PlanningModel
 
 
 class Iteration(NamedTuple):
-    """State after one MPPI iteration; stacked over I, the trace of a plan."""
+    """State after one MPPI iteration."""
 
     mean: Array  # [H, A]
     std: Array  # [H, A]
@@ -78,18 +78,17 @@ def plan(
     Returns:
       The `Plan`; unexplored, its action is the first of a sampled elite.
     """
-    trace = optimise(model, config, z, mean, noise, initial_std=initial_std)
-    return draw_elite(model, z, trace, noise, explore=explore)
+    last, _ = optimise(model, config, z, mean, noise, initial_std=initial_std)
+    return draw_elite(model, z, last, noise, explore=explore)
 
 
 def draw_elite(
-    model: PlanningModel, z: Array, trace: Iteration, noise: PlannerNoise, *, explore: bool = False
+    model: PlanningModel, z: Array, last: Iteration, noise: PlannerNoise, *, explore: bool = False
 ) -> Plan:
     """Draws one elite of the last iteration and predicts the latents that it visits.
 
-    Args: `trace` with its leading axis I from `optimise`; the others as in `plan`.
+    Args: `last` from `optimise`; the others as in `plan`.
     """
-    last = jax.tree.map(lambda leaf: leaf[-1], trace)
     chosen = jnp.argmax(jnp.log(last.scores) + noise.gumbel)
     actions = last.elite_actions[:, chosen]
     if explore:
@@ -117,29 +116,41 @@ def optimise(
     noise: PlannerNoise,
     *,
     initial_std: float | None = None,
-) -> Iteration:
+    trace: bool = False,
+) -> tuple[Iteration, Iteration | None]:
     """Runs the MPPI iterations; shapes as in `plan`.
 
+    Args: `trace` asks for every iteration, which a plan does not need; the others as in `plan`.
+
     Returns:
-      One `Iteration` with a leading axis I on every field.
+      The last `Iteration`, and all of them with a leading axis I on every field, or None.
     """
     # The prior's sequences are the same in every iteration, and so are their rewards and
     # last latents; only their terminal value is drawn anew.
-    prior = roll_out(model, z, noise.policy, model.policy)
+    start = model.share(z)
+    prior = roll_out(model, z, noise.policy, model.policy, start)
     std = jnp.full_like(mean, config.max_std if initial_std is None else initial_std)
 
-    def iterate(carry: tuple[Array, Array], step_noise: tuple) -> tuple[tuple, Iteration]:
+    def iterate(last: Iteration, step_noise: tuple) -> tuple[Iteration, Iteration | None]:
         samples, value_noise, members = step_noise
-        actions = jnp.clip(carry[0][:, None] + carry[1][:, None] * samples, -1.0, 1.0)
+        actions = jnp.clip(last.mean[:, None] + last.std[:, None] * samples, -1.0, 1.0)
         if model.action_mask is not None:
             actions = actions * model.action_mask.reshape(1, 1, -1)
-        rollout = _join(prior, roll_out(model, z, actions))
+        rollout = _join(prior, roll_out(model, z, actions, start=start))
         values = jnp.nan_to_num(terminal_value(model, rollout, value_noise, members))
         result = _refit(model, config, rollout.actions, values)
-        return (result.mean, result.std), result
+        return result, result if trace else None
 
-    _, trace = jax.lax.scan(iterate, (mean, std), (noise.samples, noise.value, noise.members))
-    return trace
+    elites = jnp.zeros(config.num_elites)
+    begin = Iteration(
+        mean=mean,
+        std=std,
+        values=jnp.zeros(config.num_samples),
+        elite_values=elites,
+        scores=elites,
+        elite_actions=jnp.zeros((mean.shape[0], config.num_elites, mean.shape[1])),
+    )
+    return jax.lax.scan(iterate, begin, (noise.samples, noise.value, noise.members))
 
 
 def _join(first: Rollout, second: Rollout) -> Rollout:

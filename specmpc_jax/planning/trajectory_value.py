@@ -1,7 +1,7 @@
 """Scores of action sequences imagined by a model (spec section 7, step 3)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -22,6 +22,7 @@ def roll_out(
     z: Array,
     inputs: Array,
     choose: Callable[[Array, Array], Array] = lambda z, action: action,
+    start: Any = None,
 ) -> Rollout:
     """Imagines N sequences from one state and sums their rewards.
 
@@ -31,6 +32,7 @@ def roll_out(
       inputs: `[H, N, A]`, what `choose` gets at each step.
       choose: maps latents and inputs to actions `[N, A]`. By default the
         inputs are the actions; `model.policy` makes them the policy's noise.
+      start: `model.share(z)`, if it is at hand.
     """
     count = inputs.shape[1]
     returns, weight = jnp.zeros(count), jnp.ones(count)
@@ -38,7 +40,8 @@ def roll_out(
     # H is small and static. Unrolled, the first step can share the work of its one latent.
     for step_input in inputs:
         actions.append(choose(z, step_input))
-        reward, z = model.step(z, actions[-1])
+        reward, z = model.step(z if start is None else start, actions[-1])
+        start = None
         returns = returns + weight * reward
         weight = weight * model.discount
         if model.termination is not None:

@@ -46,6 +46,10 @@ def main():
         case "disk_full":
             with open("/dev/full", "w") as file:
                 file.write("x")
+        case "device_full":
+            import jax
+
+            jax.block_until_ready(jax.jit(lambda: jax.numpy.ones((1 << 46,)))())
         case "import":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
         case "sleep":
@@ -155,6 +159,7 @@ def test_bad_flags_give_one_line_and_nothing_begins(run, tmp_path, arguments, pa
             ["No space left on device"],
             marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full"),
         ),
+        ("device_full", ["no room for 281474976710656 bytes", "fewer environments"]),
         ("import", ["torch is not installed", ".[convert]"]),
     ],
 )
@@ -247,44 +252,37 @@ def test_wide_vectors_leave_the_users_xla_flags_alone(run, environment):
     assert xla_flags(XLA_FLAGS=chosen) == [chosen]
 
 
-@pytest.mark.parametrize("do", ["sleep", "collect"])
-def test_interrupt(binary, environment, do):
+def interrupt(command, ready, environment, directory):
+    """Ctrl-C once the process has printed the line `ready`; asserts that one line answers it."""
     # Jobs that a script started in the background ignore Ctrl-C, and their children inherit it.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [sys.executable, binary, "--task=t", f"--do={do}", "--quiet"],
+        [sys.executable, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        cwd=directory,
     )
     signal.signal(signal.SIGINT, inherited)
-    assert process.stdout.readline() == "ready\n"
+    assert process.stdout.readline() == f"{ready}\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "interrupted\n"
+
+
+@pytest.mark.parametrize("do", ["sleep", "collect"])
+def test_interrupt(binary, environment, tmp_path, do):
+    interrupt([binary, "--task=t", f"--do={do}", "--quiet"], "ready", environment, tmp_path)
 
 
 @pytest.mark.parametrize("module", ["experiments.train", "converters.convert"])
 def test_interrupt_of_the_imports(module, tmp_path):
     """Held in the first import of JAX, whose own answer to Ctrl-C is a traceback."""
     (tmp_path / "jax.py").write_text("print('importing', flush=True)\nwhile True: pass\n")
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, "--help"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        cwd=tmp_path,
-    )
-    signal.signal(signal.SIGINT, inherited)
-    assert process.stdout.readline() == "importing\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "interrupted\n"
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    interrupt(["-m", module, "--help"], "importing", environment, tmp_path)
 
 
 def test_a_reader_that_leaves_is_no_error(binary, environment):

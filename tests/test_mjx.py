@@ -1,5 +1,7 @@
 """Tasks on MJX against the suite: observations, rewards, steps, starts, perturbed worlds."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -62,6 +64,11 @@ def suite_view(environment: DMControlEnvironment) -> tuple[np.ndarray, float]:
     seen = suite.task.get_observation(suite.physics)
     observation = np.concatenate([np.ravel(value) for value in seen.values()])
     return observation, suite.task.get_reward(suite.physics)
+
+
+def test_the_import_leaves_stdout_to_results():
+    command = [sys.executable, "-c", "import specmpc_jax.envs.mjx"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b""
 
 
 def test_names():

@@ -90,6 +90,12 @@ def run(main: Callable[[], None], before_devices: Callable[[], None] | None = No
         sys.exit(1)
     except OSError as error:
         _fail(_describe(error))
+    except RuntimeError as error:  # XLA has no class of its own for this
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        told = re.search(r"allocat\w* ([\d.,]+ ?\w+)", str(error))
+        size = f" for {told[1]}" if told else ""
+        _fail(f"the device has no room{size}: fewer environments, samples or a smaller batch?")
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise

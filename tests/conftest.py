@@ -1,5 +1,6 @@
 """Strict numerics, eight virtual CPU devices, and the fixtures that all tests share."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Collectives over more virtual devices than XLA has threads deadlock; it reads
 # the size of its thread pool from here.
 os.environ.setdefault("NPROC", "16")
+
+# PyTorch's CUDA builds load Triton when they first need it, which crashed where the
+# process held hundreds of compiled programs by then.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 import hypothesis
 import jax

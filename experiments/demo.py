@@ -116,12 +116,12 @@ def main() -> None:
     settings = EvaluationSettings(TASK, seeds)
     results = Results(output / "summary.csv", shared_settings(settings, "elite"))
     compare(agent, f"{TASK}-1m", wanted, correctors, settings, results)
-    ready = {"bc": Corrector.load(READY)}
-    compare(agent, f"{TASK}-1m", [variant_names.parse(READY_VARIANT)], ready, settings, results)
+    ready, ready_variant = {"bc": Corrector.load(READY)}, variant_names.parse(READY_VARIANT)
+    compare(agent, f"{TASK}-1m", [ready_variant], ready, settings, results)
     _say(5, "draw the plots and film an episode")
     made = plotting.plot_results(results.summary_path, output / "plots")
-    controller = make_controller(agent, variant_names.parse("3_step_corrector"), correctors)
-    made += _film(controller, scale, output / "videos" / f"{TASK}-3_step_corrector.mp4")
+    controller = make_controller(agent, ready_variant, ready)
+    made += _film(controller, scale, output / "videos" / f"{TASK}-{READY_VARIANT}.mp4")
     print()
     print(tables.format_text(table(results)))
     print(

@@ -73,9 +73,9 @@ def main() -> None:
             controller = controllers[number % len(controllers)]
             _episode(controller, environment, number, warm_up, _WARM_UP_LOSS)
         compilations.traces = compilations.compilations = 0
-        rows = _soak(controllers, environment, Recorder(_INTERVAL.value, compilations))
+        recorder = Recorder(_INTERVAL.value, compilations)
+        rows = _soak(controllers, environment, recorder, output / "soak.csv")
     summary = summarise(rows)
-    files.write_csv(output / "soak.csv", rows, COLUMNS)
     record = {"summary": summary, "flags": launch.flag_values(), "provenance": launch.provenance()}
     files.write_json(output / "soak.run.json", record)
     soak_plot.save(rows, output / "soak.png", task)
@@ -86,10 +86,10 @@ def main() -> None:
 
 
 def _soak(
-    controllers: list[Any], environment: Environment, recorder: Recorder
+    controllers: list[Any], environment: Environment, recorder: Recorder, path: Path
 ) -> list[dict[str, Any]]:
-    """Episodes until the time is over; the rows."""
-    seconds, shown = 60 * _MINUTES.value, 0
+    """Episodes until the time is over; the rows, which are in the file as they come."""
+    seconds, shown, written = 60 * _MINUTES.value, 0, 0
     with Progress(round(seconds), "soak", unit="second", quiet=launch.QUIET.value) as progress:
         while recorder.seconds < seconds:
             number = recorder.episodes
@@ -99,7 +99,11 @@ def _soak(
             now = min(int(recorder.seconds), round(seconds))
             progress.advance(now - shown)
             shown = now
+            if len(recorder.rows) > written:
+                files.write_csv(path, recorder.rows, COLUMNS)
+                written = len(recorder.rows)
         recorder.end_interval()
+    files.write_csv(path, recorder.rows, COLUMNS)
     return recorder.rows
 
 

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -102,23 +103,46 @@ def test_figure_shows_every_series(tmp_path):
     assert "20 steps, 2 episodes" in figure.get_suptitle()
 
 
-@pytest.mark.slow
-def test_soak_of_seconds(tmp_path):
+def command(tmp_path, minutes):
+    """A soak with two kinds of controllers of a tiny teacher, into `out`."""
     task = "cartpole-balance"
     agent = tiny_agent(action_dim=1, observation_shape=(5,), tasks=(task,), episode_lengths=(500,))
     checkpointing.save_model(tmp_path / "tiny", agent.params, agent.config)
     planner = ["--num_samples=8", "--num_elites=2", "--num_pi_trajs=2", "--iterations=1"]
-    command = [sys.executable, "-m", "experiments.soak", "--device=cpu", *planner]
-    command += [f"--task={task}", "--checkpoint=tiny", "--minutes=0.2", "--interval_s=2"]
-    command += ["--episode_steps=30", "--sensor_loss=0.1", "--controllers=blocks,pipelined"]
-    command += ["--output=out", "--memory_limit_mb=200"]
+    flags = [f"--task={task}", "--checkpoint=tiny", f"--minutes={minutes}", "--interval_s=2"]
+    flags += ["--episode_steps=30", "--sensor_loss=0.1", "--controllers=blocks,pipelined"]
+    flags += ["--output=out", "--memory_limit_mb=200"]
+    return [sys.executable, "-m", "experiments.soak", "--device=cpu", *planner, *flags]
+
+
+def written(tmp_path):
+    with open(tmp_path / "out" / "soak.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_soak_of_seconds(tmp_path):
     result = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
-        text=True,
+        command(tmp_path, 0.2), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    with open(tmp_path / "out" / "soak.csv", newline="") as file:
-        written = list(csv.DictReader(file))
-    assert len(written) >= 3 and {row["compilations"] for row in written} == {"0"}
+    rows = written(tmp_path)
+    assert len(rows) >= 3 and {row["compilations"] for row in rows} == {"0"}
     summary = json.loads((tmp_path / "out" / "soak.run.json").read_text())["summary"]
     assert summary["blind"] > 0 and summary["plans"] > 0 and summary["episodes"] > 2
+
+
+@pytest.mark.slow
+def test_a_killed_soak_leaves_its_rows(tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, 60), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    begin = time.monotonic()
+    while not (tmp_path / "out" / "soak.csv").exists():
+        assert process.poll() is None and time.monotonic() - begin < 300
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert int(written(tmp_path)[0]["steps"]) > 0

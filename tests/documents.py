@@ -12,7 +12,7 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^|\n\n)((?: {4}.*\n)+)")
 _INLINE = re.compile(r"`(python -m [^`]+\w)`")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\]\(|<img src=\")([^)\s\"]+)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _FILE_NAME = re.compile(
     r"`((?:specmpc_jax|experiments|converters|tests|docs|results)/[\w./*-]*\w[/\w]*)`"

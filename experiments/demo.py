@@ -31,7 +31,7 @@ from specmpc_jax.progress import Progress
 
 OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Directory of everything made.")
 EPISODES = flags.DEFINE_integer(
-    "episodes", None, "Evaluation episodes of each variant (default 5, quick 2).", lower_bound=1
+    "episodes", None, "Evaluation episodes of each variant (default 4, quick 2).", lower_bound=1
 )
 QUICK = flags.DEFINE_bool("quick", False, "Less of everything: under 3 minutes, wider intervals.")
 
@@ -54,7 +54,7 @@ class Scale:
 
     collect: int = 4
     aggregate: int = 4
-    evaluate: int = 5
+    evaluate: int = 4
     epochs: int = 40
     num_samples: int = 192
     iterations: int = 4
@@ -64,13 +64,12 @@ class Scale:
     variants: tuple[str, ...] = (
         "baseline",
         "policy",
-        "2_step_naive",
-        "2_step_corrector",
         "3_step_naive",
         "3_step_corrector",
         "3_step_corrector_temporal",
         "3_step_bc",
         "3_step_gated",
+        "5_step_naive",
     )
 
 

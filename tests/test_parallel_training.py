@@ -140,10 +140,10 @@ def test_a_killed_run_takes_the_same_course(finished, tmp_path):
     assert_same_course(tmp_path, finished)
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_two_processes_train_as_one_and_survive_each_others_death(finished, tmp_path, victim):
-    killed = start_two(tmp_path)
-    wait_for(tmp_path, 160, killed[0])
+def lose_one(directory: Path, victim: int) -> None:
+    """Kills one of two processes; the other one has to end by itself, with a line that says why."""
+    killed = start_two(directory)
+    wait_for(directory, 160, killed[0])
     begin = time.monotonic()
     killed[victim].kill()
     survivor = killed[1 - victim]
@@ -153,6 +153,15 @@ def test_two_processes_train_as_one_and_survive_each_others_death(finished, tmp_
     assert errors.startswith("error: lost contact") and errors.count("\n") == 1, errors
     killed[victim].communicate()
 
+
+def test_a_process_whose_other_dies_says_so(tmp_path):
+    lose_one(tmp_path, victim=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_two_processes_train_as_one_and_survive_each_others_death(finished, tmp_path, victim):
+    lose_one(tmp_path, victim)
     finish(start_two(tmp_path, "--resume"))
     # Sums over processes are added up in another order.
     assert_same_course(tmp_path, finished, tolerance=1e-3)

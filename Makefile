@@ -13,7 +13,6 @@ SHELL := bash
 .NOTPARALLEL:
 
 PY := $(VENV)/bin/python
-PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 
@@ -50,13 +49,13 @@ benchmark-gpu: $(DEV) ## the same on a GPU; needs CUDA JAX: pip install -e '.[cu
 	  --output=results/benchmark-gpu $(ARGS)
 
 test: $(DEV) ## the tests that take seconds each, a file at a time on two processes
-	@$(PYTEST) $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(DEV) ## the tests that take minutes
-	@$(PYTEST) -m slow $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 test-nans: $(DEV) ## the quick tests, stopping at the first NaN that any computation makes
-	@JAX_DEBUG_NANS=1 $(PYTEST) $(ARGS)
+	@JAX_DEBUG_NANS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV) ## style, formatting, types and the direction of imports
 	@$(PY) -m ruff check .

@@ -41,17 +41,8 @@ def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.clear_caches()
 
 
-# Files that take longest come first, so that no process is left alone with one at the end.
-LONGEST = (
-    *("test_docs_commands", "test_parallel_training", "test_binaries", "test_online"),
-    *("test_mjx", "test_multitask", "test_train_binary", "test_benchmark_planning"),
-)
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts long files first; leaves out NaNs made on purpose where accidental ones are sought."""
-    place = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    """Leaves out tests that make NaNs on purpose while JAX looks for accidental ones."""
     if not jax.config.jax_debug_nans:
         return
     skip = pytest.mark.skip(reason="makes NaNs on purpose, and JAX_DEBUG_NANS is on")

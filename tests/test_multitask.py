@@ -121,6 +121,7 @@ def test_evaluation_of_a_set_and_of_one_task(workplace):
     assert "was trained on 2 tasks (small_set:Narrow, …), not on the set mt30" in said
 
 
+@pytest.mark.slow
 def test_correctors_of_a_set(workplace):
     teacher = ("--model_dir=teachers", *PLANNER)
     collect = ("experiments.collect_corrector_data", *teacher, "--episodes=2")
